@@ -1,0 +1,1 @@
+"""Devices, chunks, exact selection and the resident arena."""

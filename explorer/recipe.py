@@ -1,0 +1,206 @@
+"""A recipe: what is merged, how, and from which seed. YAML in, YAML out, one digest.
+
+schema: 1
+base: sample_checkpoints/base
+tasks:
+  spam:   {checkpoint: sample_checkpoints/spam, scale: 0.3}
+method: ties
+parameters: {density: 0.2, scope: model}
+dtype: float16
+seed: 0
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from explorer.errors import RecipeError, all_problems, near, sentence
+from explorer.seeds import digest_of
+
+SCHEMA = 1
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+POLICIES = ("refuse", "keep_base")
+_SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
+_KEYS = ("schema", "base", "tasks", "method", "parameters", "dtype", "seed", "include", "exclude", "policy")
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task of a merge: its checkpoint, and the parameters that are its own (such as `scale`)."""
+
+    name: str
+    checkpoint: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A merge, complete and repeatable.
+
+    `dtype` None means: each tensor keeps the base's. `include` / `exclude` are glob patterns over tensor names;
+    what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged.
+    """
+
+    base: str
+    tasks: tuple[TaskEntry, ...]
+    method: str = "task_arithmetic"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    seed: int = 0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    policy: str = "refuse"
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """Names of the tasks, in order."""
+        return tuple(t.name for t in self.tasks)
+
+    def values(self) -> dict[str, Any]:
+        """Method parameters as the method takes them: per-task ones as a mapping task -> value."""
+        merged: dict[str, Any] = dict(self.parameters)
+        for name in dict.fromkeys(n for t in self.tasks for n in t.parameters):
+            common = merged.get(name)
+            several = dict(common) if isinstance(common, Mapping) else {}
+            if common is not None and not isinstance(common, Mapping):
+                several = {t.name: common for t in self.tasks}
+            several.update({t.name: t.parameters[name] for t in self.tasks if name in t.parameters})
+            merged[name] = several
+        return merged
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, in reading order; defaults that say nothing are left out."""
+        tasks = {t.name: {"checkpoint": t.checkpoint, **t.parameters} for t in self.tasks}
+        plain: dict[str, Any] = {"schema": SCHEMA, "base": self.base, "tasks": tasks, "method": self.method}
+        plain["parameters"] = dict(self.parameters)
+        if self.dtype:
+            plain["dtype"] = self.dtype
+        plain["seed"] = self.seed
+        if self.include:
+            plain["include"] = list(self.include)
+        if self.exclude:
+            plain["exclude"] = list(self.exclude)
+        if self.policy != "refuse":
+            plain["policy"] = self.policy
+        return plain
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text; `Recipe.from_yaml` gives an equal recipe back."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that can change the merged weights."""
+        import json
+
+        return digest_of(json.dumps(self.to_dict(), sort_keys=True, default=str))
+
+    def with_parameters(self, **changes: Any) -> Recipe:
+        """The same recipe with some method parameters replaced."""
+        return replace(self, parameters={**self.parameters, **changes})
+
+    @staticmethod
+    def from_yaml(text: str, *, source: str = "recipe") -> Recipe:
+        """Read YAML text. Raises RecipeError naming every problem at once."""
+        import yaml
+
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            where = " ".join(str(error).split())
+            raise RecipeError(sentence(source, "must be YAML", where, "Mend the line that is named.")) from error
+        return Recipe.from_dict(data, source=source)
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        """Read a recipe file. Raises RecipeError when it cannot be read or is no recipe."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(
+                sentence(str(path), "must be a readable recipe file", str(error), "Check the path.")
+            ) from error
+        return Recipe.from_yaml(text, source=str(path))
+
+    @staticmethod
+    def from_dict(data: Any, *, source: str = "recipe") -> Recipe:
+        """Read plain values. Raises RecipeError naming every problem at once."""
+        if not isinstance(data, dict):
+            got = type(data).__name__
+            raise RecipeError(sentence(source, "must be a mapping with base, tasks and method", got, "See the README."))
+        problems = _problems(data, source)
+        if problems:
+            raise RecipeError(all_problems(source, problems))
+        tasks = tuple(_entry(name, entry) for name, entry in data["tasks"].items())
+        return Recipe(
+            base=data["base"],
+            tasks=tasks,
+            method=data["method"],
+            parameters=dict(data.get("parameters") or {}),
+            dtype=data.get("dtype"),
+            seed=data.get("seed", 0),
+            include=tuple(data.get("include") or ()),
+            exclude=tuple(data.get("exclude") or ()),
+            policy=data.get("policy", "refuse"),
+        )
+
+
+def _entry(name: str, entry: Any) -> TaskEntry:
+    if isinstance(entry, str):
+        return TaskEntry(name, entry)
+    own = {k: v for k, v in entry.items() if k != "checkpoint"}
+    return TaskEntry(name, entry["checkpoint"], own)
+
+
+def _problems(data: dict[str, Any], source: str) -> list[str]:
+    problems = [sentence(source, "has only known keys", repr(k), near(str(k), _KEYS)) for k in data if k not in _KEYS]
+    if data.get("schema", SCHEMA) != SCHEMA:
+        problems.append(sentence(source, f"schema must be {SCHEMA}", data["schema"], "Update the explorer."))
+    for key in ("base", "method"):
+        if not isinstance(data.get(key), str):
+            problems.append(sentence(source, f"{key} must be text", repr(data.get(key)), f"Add a line `{key}: …`."))
+    problems += _task_problems(data.get("tasks"), source)
+    if not isinstance(data.get("parameters") or {}, dict):
+        problems.append(sentence(source, "parameters must be a mapping", repr(data["parameters"]), "Use {a: 1}."))
+    dtype = data.get("dtype")
+    if dtype is not None and dtype not in DTYPES:
+        hint = near(str(dtype), DTYPES)
+        problems.append(sentence(source, "dtype must be one of " + ", ".join(DTYPES), repr(dtype), hint))
+    seed = data.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        problems.append(sentence(source, "seed must be a whole number", repr(seed), "Use 0."))
+    if data.get("policy", "refuse") not in POLICIES:
+        hint = near(str(data["policy"]), POLICIES)
+        problems.append(sentence(source, "policy must be one of " + ", ".join(POLICIES), repr(data["policy"]), hint))
+    for key in ("include", "exclude"):
+        patterns = data.get(key) or []
+        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+            problems.append(
+                sentence(source, f"{key} must be a list of name patterns", repr(patterns), "Use ['*.bias'].")
+            )
+    return problems
+
+
+def _task_problems(tasks: Any, source: str) -> list[str]:
+    if not isinstance(tasks, dict) or not tasks:
+        got = "none" if not tasks else type(tasks).__name__
+        return [sentence(source, "tasks must name at least one checkpoint", got, "Use {name: {checkpoint: path}}.")]
+    problems = []
+    for name, entry in tasks.items():
+        if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
+            advice = "Quote it; leave out / and \\ and a leading dot."
+            problems.append(
+                sentence(source, "task names must be plain text, at most 80 characters", repr(name), advice)
+            )
+        path = entry if isinstance(entry, str) else entry.get("checkpoint") if isinstance(entry, dict) else None
+        if not isinstance(path, str):
+            problems.append(
+                sentence(source, f"task {name} must have a checkpoint", repr(entry), "Add `checkpoint: path`.")
+            )
+    return problems

@@ -1,0 +1,139 @@
+"""Result values: a tidy table, the columns it promises, and where it came from.
+
+Everything that reaches the screen or a file is a `Result`. Its columns are checked when it is made, so a chart
+can rely on them; it saves to one JSON file, so a figure can be redrawn later without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+SCOPE_COLUMNS = ("level", "layer", "layer_index", "kind", "tensor")
+LEVELS = ("model", "layer", "kind", "cell", "tensor")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One promised column: what it holds, in which unit."""
+
+    name: str
+    type: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+
+    def check(self, series: pd.Series) -> str | None:
+        """A sentence naming what is wrong with the values, or None."""
+        if self.type == "text":
+            return None
+        if not (pd.api.types.is_numeric_dtype(series) or pd.api.types.is_bool_dtype(series)):
+            return f"column {self.name} must be numeric; got {series.dtype}"
+        values = series.to_numpy(dtype=float)
+        values = values[~np.isnan(values)]
+        slack = 1e-9
+        if self.low is not None and values.size and values.min() < self.low - slack:
+            return f"column {self.name} must be at least {self.low:g}; got {values.min():g}"
+        if self.high is not None and values.size and values.max() > self.high + slack:
+            return f"column {self.name} must be at most {self.high:g}; got {values.max():g}"
+        return None
+
+
+def text(name: str, help: str) -> Column:
+    """A column of names."""
+    return Column(name, "text", help)
+
+
+def number(name: str, help: str, low: float | None = None, high: float | None = None) -> Column:
+    """A column of numbers, within the stated bounds; NaN means "not defined here"."""
+    return Column(name, "number", help, low, high)
+
+
+def fraction(name: str, help: str) -> Column:
+    """A column of fractions, 0-1."""
+    return Column(name, "number", help, 0.0, 1.0)
+
+
+def count(name: str, help: str) -> Column:
+    """A column of counts."""
+    return Column(name, "number", help, 0.0)
+
+
+SCOPE = (
+    text("level", "what a row sums over: model, layer, kind (of module), cell (layer x kind) or tensor"),
+    text("layer", "name of the layer, empty where it does not apply"),
+    number("layer_index", "position of the layer in depth, -1 where it does not apply", -1),
+    text("kind", "kind of module, empty where it does not apply"),
+    text("tensor", "name of the tensor, empty where it does not apply"),
+)
+
+SCORES = (
+    text("model", "merged, base, expert or chance; or the name of a pinned setting"),
+    text("task", "task the accuracy is of"),
+    count("n", "examples scored so far"),
+    count("n_total", "examples of the whole split"),
+    count("correct", "examples answered correctly"),
+    fraction("accuracy", "correct / n"),
+    fraction("low", "lower end of the 95 % Wilson interval"),
+    fraction("high", "upper end of the 95 % Wilson interval"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A checked tidy table with its provenance.
+
+    Raises ValueError (a programming error) when a promised column is missing or out of bounds.
+    """
+
+    kind: str
+    tasks: tuple[str, ...]
+    table: pd.DataFrame
+    columns: tuple[Column, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = [c.name for c in self.columns if c.name not in self.table.columns]
+        if missing:
+            raise ValueError(f"{self.kind}: missing columns {', '.join(missing)}")
+        problems = [p for c in self.columns if len(self.table) and (p := c.check(cast(pd.Series, self.table[c.name])))]
+        if problems:
+            raise ValueError(f"{self.kind}: " + "; ".join(problems))
+
+    def at(self, level: str, **where: Any) -> pd.DataFrame:
+        """The rows of one level (and of the given column values), with a fresh index."""
+        chosen = self.table[self.table["level"] == level]
+        for name, value in where.items():
+            chosen = chosen[chosen[name] == value]
+        return chosen.reset_index(drop=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON-safe values."""
+        table = json.loads(self.table.to_json(orient="split", double_precision=15, index=False))
+        return {
+            "kind": self.kind,
+            "tasks": list(self.tasks),
+            "columns": [vars(c) for c in self.columns],
+            "provenance": dict(self.provenance),
+            "table": table,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write one JSON file, whole or not at all."""
+        partial = path.with_name(path.name + ".part")
+        partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Result:
+        """Read a file that `save` wrote."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        table = pd.DataFrame(data["table"]["data"], columns=data["table"]["columns"])
+        columns = tuple(Column(**c) for c in data["columns"])
+        return Result(data["kind"], tuple(data["tasks"]), table, columns, data["provenance"])

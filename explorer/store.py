@@ -1,0 +1,76 @@
+"""A byte-bounded cache keyed by digest; two callers that want the same thing wait for one computation."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+
+class Store:
+    """Least recently used values, at most `budget_bytes` of them in total."""
+
+    def __init__(self, budget_bytes: int = 1 << 30) -> None:
+        self.budget_bytes = budget_bytes
+        self._values: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._in_flight: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes held now, by the sizes that were stated."""
+        with self._lock:
+            return sum(size for _, size in self._values.values())
+
+    def __contains__(self, key: str) -> bool:
+        with self._lock:
+            return key in self._values
+
+    def get(self, key: str) -> Any | None:
+        """The value, or None when it is not held."""
+        with self._lock:
+            return self._touch(key)
+
+    def _touch(self, key: str) -> Any | None:
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def put(self, key: str, value: Any, size_bytes: int) -> None:
+        """Hold a value; the least recently used ones go when the budget is passed. A value over budget is not held."""
+        with self._lock:
+            self._values.pop(key, None)
+            if size_bytes > self.budget_bytes:
+                return
+            self._values[key] = (value, size_bytes)
+            while sum(size for _, size in self._values.values()) > self.budget_bytes:
+                self._values.popitem(last=False)
+
+    def get_or_make(self, key: str, make: Callable[[], T], size_bytes: Callable[[T], int] | int = 0) -> T:
+        """The held value, or `make()` computed once even when several threads ask; an error is not held."""
+        while True:
+            with self._lock:
+                if key in self._values:
+                    return cast(T, self._touch(key))
+                event = self._in_flight.get(key)
+                if event is None:
+                    self._in_flight[key] = threading.Event()
+                    break
+            event.wait()
+        try:
+            value = make()
+            self.put(key, value, size_bytes(value) if callable(size_bytes) else size_bytes)
+            return value
+        finally:
+            with self._lock:
+                self._in_flight.pop(key).set()
+
+    def drop(self, prefix: str) -> None:
+        """Forget every key that starts with `prefix`."""
+        with self._lock:
+            for key in [k for k in self._values if k.startswith(prefix)]:
+                del self._values[key]

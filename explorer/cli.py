@@ -1,0 +1,223 @@
+"""The command line: the same functions as the page, generated from the same declarations.
+
+Exit codes: 0 done, 2 the input is wrong (one clear message on stderr), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from explorer.errors import ExplorerError, InputError, sentence
+
+SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="python -m explorer",
+        description="See why merged models fight, and merge them better.",
+        epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder with safetensors, or one .safetensors "
+        "file. TASK may be written NAME=PATH. Start the page with `python app.py`.",
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
+    survey = _models_command(commands, "survey", "every interference metric as tables")
+    survey.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+    survey.add_argument("--metrics", nargs="+", metavar="NAME", help="only these metrics")
+    survey.add_argument(
+        "--trim-density",
+        type=float,
+        default=0.2,
+        metavar="FRACTION",
+        help="trim each task vector to this fraction first, for metrics on trimmed vectors (default 0.2; 1 = all)",
+    )
+    merge = commands.add_parser("merge", help="merge by a recipe into a model folder")
+    merge.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    merge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a method parameter")
+    merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
+    evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
+    evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
+    evaluate.add_argument("--tasks", nargs="+", metavar="NAME", help="names of evaluation tasks (default: all)")
+    evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
+    evaluate.add_argument("--split", default="test", help="split to score (default test)")
+    evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
+    for name, what in (("methods", "merge methods"), ("metrics", "interference metrics"), ("tasks", "task kinds")):
+        commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
+    docs = commands.add_parser("docs", help="write the generated reference pages")
+    docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
+    for name in ("inspect", "survey", "evaluate", "methods", "metrics", "tasks"):
+        commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
+    return root
+
+
+def _models_command(commands: Any, name: str, help: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help)
+    command.add_argument("base", type=Path, metavar="BASE")
+    command.add_argument("tasks", nargs="+", metavar="TASK")
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return _COMMANDS[arguments.command](arguments)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ExplorerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written remains", file=sys.stderr)
+        return 1
+
+
+def named_tasks(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=PATH` or `PATH` (named after its folder or file) as name -> path. Raises InputError on a double name."""
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals:
+            name, path = Path(text).resolve().name.removesuffix(".safetensors"), text
+        if name in named:
+            raise InputError(sentence("tasks", "every task needs its own name", repr(name), "Write NAME=PATH."))
+        named[name] = path
+    return named
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def _print_table(table: Any) -> None:
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from explorer.inspection import inspect_models
+
+    found = inspect_models(arguments.base, named_tasks(arguments.tasks))
+    if arguments.json:
+        _print_json(found.to_json())
+        return 0
+    _print_table(found.models)
+    print()
+    _print_table(found.differences)
+    for line in (*found.warnings, *found.problems):
+        print(f"\n{line}")
+    return 0
+
+
+def _survey(arguments: argparse.Namespace) -> int:
+    from explorer.library import survey_checkpoints
+
+    results = survey_checkpoints(
+        arguments.base,
+        named_tasks(arguments.tasks),
+        metrics=arguments.metrics,
+        trim_density=arguments.trim_density,
+        progress=_progress_line,
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        result.save(arguments.out / f"{name}.json")
+        result.table.to_csv(arguments.out / f"{name}.csv", index=False)
+    summary = {name: json.loads(r.at("model").to_json(orient="records")) for name, r in results.items()}
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    (arguments.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    if arguments.json:
+        print(text)
+        return 0
+    for name, result in results.items():
+        print(f"\n{name}")
+        whole = result.at("model").drop(columns=["level", "layer", "layer_index", "kind", "tensor"])
+        _print_table(whole.head(60))
+    print(f"\nwrote {len(results)} tables to {arguments.out}")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from explorer.exporting import run_recipe
+    from explorer.recipe import Recipe
+
+    recipe = Recipe.load(arguments.recipe)
+    for change in arguments.set:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise InputError(sentence("--set", "must be NAME=VALUE", repr(change), "For example --set density=0.3."))
+        recipe = recipe.with_parameters(**{name: value})
+    export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
+    print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from explorer.library import evaluate_model
+
+    result = evaluate_model(
+        arguments.model,
+        tasks=arguments.tasks,
+        tasks_folder=arguments.tasks_folder,
+        split=arguments.split,
+        device=arguments.device,
+    )
+    if arguments.json:
+        _print_json(result.to_json())
+        return 0
+    _print_table(result.table)
+    print(f"\nmean accuracy {result.table['accuracy'].mean():.4f}")
+    return 0
+
+
+def _progress_line(progress: Any) -> None:
+    if not sys.stderr.isatty():
+        return
+    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s to go"
+    end = "\n" if progress.done == progress.total else ""
+    print(f"\r{progress.label} {progress.done}/{progress.total}{eta}    ", end=end, file=sys.stderr, flush=True)
+
+
+def _list(kind: str) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        from explorer.reference import catalogue, catalogue_text
+
+        if arguments.json:
+            _print_json(catalogue(kind))
+        else:
+            print(catalogue_text(kind))
+        return 0
+
+    return run
+
+
+def _docs(arguments: argparse.Namespace) -> int:
+    from explorer.reference import stale_pages, write_pages
+
+    if not arguments.check:
+        for path in write_pages():
+            print(f"wrote {path}")
+        return 0
+    stale = stale_pages()
+    for path in stale:
+        print(f"out of date: {path}. Run `python -m explorer docs`.", file=sys.stderr)
+    return 1 if stale else 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "survey": _survey,
+    "merge": _merge,
+    "evaluate": _evaluate,
+    "methods": _list("methods"),
+    "metrics": _list("metrics"),
+    "tasks": _list("tasks"),
+    "docs": _docs,
+}

@@ -1,0 +1,125 @@
+"""The resident arena: base and tasks side by side in memory, and rows that receive merged weights.
+
+Moving a slider then reads θ_0 and every θ_t once and writes the merged weights once. The parameters of an evaluated
+module are views of the merged row, so nothing is copied or loaded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from explorer.compute.source import Source, numel
+
+_ALIGN_BYTES = 64
+"""Tensors begin at multiples of this, as torch allocates them, so matrix products take the same path."""
+
+
+class Row:
+    """Named tensors in one contiguous buffer per dtype: one model's worth of weights.
+
+    `shapes` and `dtypes` say what it holds; the values are zero at first.
+    """
+
+    def __init__(
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtypes: Mapping[str, torch.dtype],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._shapes = dict(shapes)
+        self._places: dict[str, tuple[torch.dtype, int]] = {}
+        ends: dict[torch.dtype, int] = {}
+        for name, shape in self._shapes.items():
+            dtype = dtypes[name]
+            step = max(1, _ALIGN_BYTES // dtype.itemsize)
+            start = -(-ends.get(dtype, 0) // step) * step
+            self._places[name] = (dtype, start)
+            ends[dtype] = start + prod(shape)
+        self._buffers = {d: torch.zeros(end, dtype=d, device=device) for d, end in ends.items()}
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Dtype of one tensor."""
+        return self._places[name][0]
+
+    def flat(self, name: str) -> Tensor:
+        """Flat view [numel] of one tensor; writing to it writes the row."""
+        dtype, start = self._places[name]
+        return self._buffers[dtype][start : start + prod(self._shapes[name])]
+
+    def views(self) -> dict[str, Tensor]:
+        """Every tensor as a view of its shape; the views share the row's memory."""
+        return {name: self.flat(name).view(shape) for name, shape in self._shapes.items()}
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of the buffers, padding included."""
+        return sum(b.nbytes for b in self._buffers.values())
+
+
+class Arena:
+    """A source whose base and tasks are resident on one device: the same protocol, the same bits.
+
+    Every model lies in one contiguous buffer per stored dtype. The digest is the source's, so statistics that were
+    computed from files are valid for the arena too.
+    """
+
+    def __init__(self, source: Source, device: torch.device | str = "cpu") -> None:
+        self.tasks = tuple(source.tasks)
+        self.names = tuple(source.names)
+        self.device = torch.device(device)
+        self.digest = source.digest
+        self._shapes = {n: tuple(source.shape(n)) for n in self.names}
+        self._sizes = {n: numel(source, n) for n in self.names}
+        self._base = self._row({n: source.dtype(n) for n in self.names})
+        # An empty slice tells a task's stored dtype, which may differ from the base's.
+        dtypes = [{n: source.task(t, n, 0, 0).dtype for n in self.names} for t in range(len(self.tasks))]
+        self._tasks = [self._row(d) for d in dtypes]
+        for name in self.names:
+            self._base.flat(name).copy_(source.base(name, 0, self._sizes[name]))
+            for index, row in enumerate(self._tasks):
+                row.flat(name).copy_(source.task(index, name, 0, self._sizes[name]))
+
+    def _row(self, dtypes: Mapping[str, torch.dtype]) -> Row:
+        return Row(self._shapes, dtypes, self.device)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Stored dtype of the base's tensor."""
+        return self._base.dtype(name)
+
+    def base(self, name: str, start: int, stop: int) -> Tensor:
+        """Flat slice of θ_0; a view, not to be written to."""
+        return self._base.flat(name)[start:stop]
+
+    def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
+        """Flat slice of θ_t; a view, not to be written to."""
+        return self._tasks[index].flat(name)[start:stop]
+
+    def merged_row(self, dtype: torch.dtype | None = None) -> Row:
+        """A new row for merged weights, filled with the base; None keeps each tensor's stored dtype."""
+        row = self._row({n: dtype or self.dtype(n) for n in self.names})
+        for name in self.names:
+            row.flat(name).copy_(self._base.flat(name))
+        return row
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory of base and tasks, without merged rows."""
+        return sum(row.resident_bytes for row in [self._base, *self._tasks])
+
+
+def arena_bytes(source: Source, rows: Sequence[torch.dtype | None] = ()) -> int:
+    """Memory an arena of this source would take with these merged rows, to within the padding; reads no values."""
+    total = 0
+    for name in source.names:
+        size, own = numel(source, name), source.dtype(name).itemsize
+        tasks = sum(source.task(t, name, 0, 0).dtype.itemsize for t in range(len(source.tasks)))
+        total += size * (own + tasks + sum(r.itemsize if r else own for r in rows))
+    return total

@@ -1,0 +1,1 @@
+"""Task kinds, one file each; `explorer.evaluation.KINDS` discovers them."""

@@ -1,0 +1,161 @@
+"""Writes a merge as Hugging Face model folders: whole or not at all, and exactly what the page evaluated."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from explorer import __version__
+from explorer.card import model_card
+from explorer.checkpoints.staging import Staging
+from explorer.checkpoints.writer import FolderWriter
+from explorer.compute.source import Source
+from explorer.executor import CancelToken, ProgressCallback, SerialExecutor
+from explorer.merging import METHODS, Prepared, merge_tensor, prepare
+from explorer.opening import OpenModels, open_models, output_dtype
+from explorer.recipe import Recipe
+from explorer.results import Result
+
+RECIPE_FILE = "explorer_recipe.yaml"
+_COPIED = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
+    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "added_tokens.json", "generation_config.json",
+    "chat_template.jinja", "preprocessor_config.json", "processor_config.json", "LICENSE", "NOTICE",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: the folder (one folder per task inside it for per-task methods), its size, the time."""
+
+    path: Path
+    folders: tuple[Path, ...]
+    total_bytes: int
+    seconds: float
+
+
+def run_recipe(
+    recipe: Recipe | str | Path,
+    out_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    allowed: Sequence[Path] | None = None,
+    scores: Result | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Export:
+    """Merge by a recipe and write the model folder.
+
+    `scores` (the table that `evaluate` gives) goes into the model card. A method with one output per task writes one
+    model folder per task inside `out_dir`.
+    Raises InputError when the recipe or a model cannot be used, OutputError when the folder cannot be written (then
+    nothing of it remains), Cancelled when asked to stop.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
+    return write_merge(
+        recipe,
+        open_models(recipe, allowed=allowed),
+        Path(out_dir),
+        overwrite=overwrite,
+        scores=scores,
+        progress=progress,
+        cancel=cancel,
+    )
+
+
+def write_merge(
+    recipe: Recipe,
+    models: OpenModels,
+    out_dir: Path,
+    *,
+    source: Source | None = None,
+    overwrite: bool = False,
+    scores: Result | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Export:
+    """Like `run_recipe` for models that are already open; `source` may be their resident copy."""
+    started = time.perf_counter()
+    source = source or models.source
+    method = METHODS.get(recipe.method)
+    prepared = prepare(method, source, recipe.values(), seed=recipe.seed, cancel=cancel)
+    single = method.output == "single"
+    job = _Job(recipe, models, source, prepared, scores, progress, cancel)
+    folders = (_write_folder(job, None, out_dir, overwrite),) if single else _write_per_task(job, out_dir, overwrite)
+    total = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
+    return Export(out_dir, folders, total, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class _Job:
+    recipe: Recipe
+    models: OpenModels
+    source: Source
+    prepared: Prepared
+    scores: Result | None
+    progress: ProgressCallback | None
+    cancel: CancelToken | None
+
+
+def _write_per_task(job: _Job, out_dir: Path, overwrite: bool) -> tuple[Path, ...]:
+    """One model folder per task, all of them under their final name at once."""
+    staging = Staging(out_dir, overwrite=overwrite)
+    staging.begin()
+    try:
+        for index, name in enumerate(job.recipe.task_names):
+            _write_folder(job, index, staging.folder / name, overwrite=False)
+        with staging.guard("the recipe"):
+            (staging.folder / RECIPE_FILE).write_text(job.recipe.to_yaml(), encoding="utf-8")
+        staging.publish()
+    finally:
+        staging.discard()
+    return tuple(out_dir / name for name in job.recipe.task_names)
+
+
+def _write_folder(job: _Job, task_index: int | None, out_dir: Path, overwrite: bool) -> Path:
+    base = job.models.base
+    merged = set(job.models.names)
+    dtypes = {n: output_dtype(job.recipe, i.dtype) if n in merged else i.dtype for n, i in base.tensors.items()}
+    plan = {name: (info.shape, dtypes[name]) for name, info in base.tensors.items()}
+
+    def tensor(name: str) -> torch.Tensor:
+        if name not in merged:
+            return base.read(name)
+        out = merge_tensor(job.prepared, job.source, name, dtypes[name])
+        return out if isinstance(out, torch.Tensor) else out[task_index or 0]
+
+    with FolderWriter(out_dir, overwrite=overwrite) as writer:
+        writer.plan(plan)
+        values = SerialExecutor().map(
+            tensor, plan, total=len(plan), label="writing", progress=job.progress, cancel=job.cancel
+        )
+        for name, value in zip(plan, values, strict=True):
+            writer.add_tensor(name, value)
+        _write_companions(job, task_index, writer, dtypes)
+    return out_dir
+
+
+def _write_companions(job: _Job, task_index: int | None, writer: FolderWriter, dtypes: dict[str, torch.dtype]) -> None:
+    base = job.models.base
+    if base.config:
+        writer.add_text("config.json", json.dumps(_config(base.config, dtypes), indent=2) + "\n")
+    if base.path.is_dir():
+        for name in _COPIED:
+            if (base.path / name).is_file():
+                writer.add_file(base.path / name, name)
+    task = None if task_index is None else job.recipe.task_names[task_index]
+    writer.add_text(RECIPE_FILE, job.recipe.to_yaml())
+    writer.add_text("README.md", model_card(job.recipe, job.models, task=task, scores=job.scores, version=__version__))
+
+
+def _config(config: dict[str, Any], dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+    """The base's configuration with the dtype that most merged numbers are stored in."""
+    floats = [d for d in dtypes.values() if d.is_floating_point]
+    common = max(set(floats), key=floats.count) if floats else torch.float32
+    return {**config, "dtype": str(common).removeprefix("torch.")}

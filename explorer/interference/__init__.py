@@ -1,0 +1,11 @@
+"""Measures interference between task vectors: one streaming pass, every metric beside its chance level.
+
+`survey(source)` gives one `Result` per metric; `collect(source)` keeps the sums, so that a result can be finished
+again with other settings without reading a weight. A metric is one file in this folder (see `_api`).
+"""
+
+from explorer.interference._api import METRICS, Context, Metric, Totals, metric
+from explorer.interference._run import SURVEY_SPECS, collect, survey
+from explorer.interference._survey import Survey
+
+__all__ = ["METRICS", "SURVEY_SPECS", "Context", "Metric", "Survey", "Totals", "collect", "metric", "survey"]

@@ -1,0 +1,125 @@
+"""A merge that can be heard at once: resident models, one module, and the row its parameters are views of.
+
+The merged row is kept in the *output* dtype, computed by the exporter's kernel; the evaluated module reads it
+widened to the compute dtype. So what is scored is, bit for bit, what an export would hold.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from explorer.compute.arena import Arena, Row
+from explorer.evaluation.models import bind, build_module
+from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
+from explorer.merging import METHODS, merge_into, prepare
+from explorer.opening import OpenModels
+from explorer.recipe import Recipe
+from explorer.seeds import digest_of
+from explorer.store import Store
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Models held in memory: the arena of what is merged, and the module's other tensors, ready to use.
+
+    Shared by every session that has the same models open; nothing here is ever written to.
+    """
+
+    models: OpenModels
+    arena: Arena
+    fixed: Mapping[str, Tensor]
+    compute_dtype: torch.dtype
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes held on the device."""
+        return self.arena.resident_bytes + sum(t.nbytes for t in self.fixed.values())
+
+
+def load_resident(models: OpenModels, device: torch.device) -> Resident:
+    """Read everything once onto the device. Raises CheckpointError when a file cannot be read."""
+    compute = torch.float32
+    merged = set(models.names)
+    others = (n for n in models.base.tensors if n not in merged)
+    fixed = {n: _widened(models.base.read(n), compute, device) for n in others}
+    return Resident(models, Arena(models.source, device), fixed, compute)
+
+
+def _widened(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
+
+
+class LiveModel:
+    """One session's merged model. Not thread-safe: one caller at a time."""
+
+    def __init__(self, resident: Resident) -> None:
+        self.resident = resident
+        self.arena = resident.arena
+        self._row = self.arena.merged_row(resident.compute_dtype)
+        self._stored: list[Row] = []
+        self._stored_dtype: str | None = ""
+        self._shown: int | None = None
+        self._executor = ThreadExecutor(2) if self.arena.device.type == "cpu" else SerialExecutor()
+        self.module: nn.Module = build_module(resident.models.base.config, self.arena.device, resident.compute_dtype)
+        bind(self.module, {**resident.fixed, **self._row.views()})
+        self.key = ""
+
+    def merge(self, recipe: Recipe, *, cache: Store, cancel: CancelToken | None = None) -> float:
+        """Merge by the recipe into the row; the seconds it took. A merge that is already there costs nothing.
+
+        Raises ParameterError for illegal values, Cancelled when a newer setting arrived.
+        """
+        started = time.perf_counter()
+        key = weights_key(recipe, self.arena.digest)
+        if key == self.key:
+            return 0.0
+        method = METHODS.get(recipe.method)
+        prepared = prepare(method, self.arena, recipe.values(), seed=recipe.seed, cache=cache, cancel=cancel)
+        self.key, self._shown = "", None
+        single = method.output == "single"
+        self._allocate(recipe.dtype, 1 if single else len(self.arena.tasks))
+        dtype = getattr(torch, recipe.dtype) if recipe.dtype else None
+        merge_into(prepared, self.arena, self._stored, dtype, executor=self._executor, cancel=cancel)
+        self.key = key
+        self._show(0)
+        return time.perf_counter() - started
+
+    def _allocate(self, dtype: str | None, rows: int) -> None:
+        if (len(self._stored), self._stored_dtype) != (rows, dtype):
+            self._stored = []
+            self._stored = [self.arena.merged_row(getattr(torch, dtype) if dtype else None) for _ in range(rows)]
+            self._stored_dtype = dtype
+
+    def _show(self, index: int) -> None:
+        if self._shown == index:
+            return
+        for name in self.arena.names:
+            self._row.flat(name).copy_(self._stored[index].flat(name))
+        self._shown = index
+
+    def module_for(self, task: str) -> nn.Module:
+        """The module with the weights that serve this task."""
+        self._show(self.arena.tasks.index(task) if len(self._stored) > 1 else 0)
+        return self.module
+
+    def weights(self, task: str | None = None) -> dict[str, Tensor]:
+        """The merged tensors as an export would hold them (views; do not write)."""
+        return self._stored[self.arena.tasks.index(task) if task and len(self._stored) > 1 else 0].views()
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of this session's own rows, without the shared models."""
+        return self._row.resident_bytes + sum(r.resident_bytes for r in self._stored)
+
+
+def weights_key(recipe: Recipe, source_digest: str) -> str:
+    """Changes with anything that can change the merged weights; the same setting has the same key."""
+    values: dict[str, Any] = recipe.values()
+    ordered = sorted((k, sorted(v.items()) if isinstance(v, Mapping) else v) for k, v in values.items())
+    return digest_of(source_digest, recipe.method, ordered, recipe.seed, recipe.dtype)

@@ -1,0 +1,217 @@
+"""Runs a merge method over a source: statistics first, then chunk by chunk. The one path that page, export, library
+and tests share, so what is evaluated is what is exported, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explorer.compute.arena import Row
+from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
+from explorer.errors import InputError, RecipeError, sentence
+from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
+from explorer.merging._api import METHODS, Method, Stat
+from explorer.merging._inputs import locate_non_finite, ordered, require_finite_base
+from explorer.merging._statistics import at, statistics
+from explorer.params import check_values
+from explorer.seeds import stable_seed
+from explorer.store import Store
+
+MERGE_CHUNK_ELEMENTS = 1 << 17
+"""Elements merged at a time: measured fastest on two cores, where T rows and their temporaries stay in cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A method with checked values and its whole-model statistics: all that a chunk needs.
+
+    `order` is the order in which the kernel sees the source's tasks; `keeps_base` is True when every scale is 0.
+    """
+
+    method: Method
+    tasks: tuple[str, ...]
+    values: Mapping[str, Any]
+    stats: Mapping[str, Stat]
+    order: tuple[int, ...]
+    seed: int
+    keeps_base: bool
+
+
+def prepare(
+    method: Method | str,
+    source: Source,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    executor: Executor | None = None,
+    cache: Store | None = None,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+    seed: int = 0,
+) -> Prepared:
+    """Checked values and the whole-model statistics that a method asks for.
+
+    `parameters` gives values by name, per-task ones as one number or a mapping task -> number. Statistics are kept in
+    `cache`. Raises UnknownNameError, ParameterError with every problem, RecipeError for too few or too many tasks.
+    """
+    chosen = METHODS.get(method) if isinstance(method, str) else method
+    tasks = tuple(source.tasks)
+    _require_tasks(chosen, tasks)
+    values = check_values(chosen.specs, parameters or {}, who=chosen.name, tasks=tasks)
+    order = range(len(tasks)) if chosen.order_sensitive else sorted(range(len(tasks)), key=tasks.__getitem__)
+    view = ordered(source, tuple(order))
+    plain = {s.name: _per_task(values[s.name], view.tasks) if s.per_task else values[s.name] for s in chosen.specs}
+    keeps_base = _all_zero(plain.get("scale"))
+    stats: Mapping[str, Stat] = {}
+    if chosen.prepare_function and not keeps_base:
+        asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel)
+        stats = chosen.prepare_function(asked, plain)
+    return Prepared(chosen, tasks, plain, stats, tuple(order), seed, keeps_base)
+
+
+def _require_tasks(method: Method, tasks: Sequence[str]) -> None:
+    if len(tasks) < method.min_tasks:
+        must = f"needs at least {method.min_tasks} task{'s' if method.min_tasks > 1 else ''}"
+        raise RecipeError(sentence(method.name, must, len(tasks), "Add a fine-tuned checkpoint."))
+    if method.max_tasks is not None and len(tasks) > method.max_tasks:
+        must = f"takes at most {method.max_tasks} task{'s' if method.max_tasks > 1 else ''}"
+        raise RecipeError(sentence(method.name, must, len(tasks), "Leave some out, or use another method."))
+
+
+def _per_task(value: Any, tasks: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(value[t] for t in tasks) if isinstance(value, Mapping) else (value,) * len(tasks)
+
+
+def _all_zero(scale: Any) -> bool:
+    if scale is None:
+        return False
+    return all(s == 0 for s in scale) if isinstance(scale, tuple) else bool(scale == 0)
+
+
+def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
+    """Merged weights of one chunk in arithmetic precision, [n], or [T, n] in the source's task order.
+
+    Where the merged task vector is 0, and everywhere when all scales are 0, the base's own bits are kept (−0.0 too).
+    Raises CheckpointError naming the tensor when an input is not finite.
+    """
+    base = base_chunk(source, chunk)
+    if prepared.keeps_base:
+        require_finite_base(base, chunk)
+        count = len(prepared.tasks)
+        return base.expand(count, -1).clone() if prepared.method.output == "per_task" else base.clone()
+    view = ordered(source, prepared.order)
+    task_vectors = deltas(view, chunk)
+    if not bool(torch.isfinite(task_vectors.sum())):
+        locate_non_finite(source, chunk)
+    merged = _kernel(prepared, view, chunk, task_vectors, base)
+    weights = torch.where(merged == 0, base, merged + base)
+    if prepared.method.output == "per_task" and weights.shape[0] > 1:
+        back = sorted(range(len(prepared.order)), key=prepared.order.__getitem__)
+        return weights if back == list(range(len(back))) else weights[back]
+    return weights
+
+
+def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor, base: Tensor) -> Tensor:
+    method = prepared.method
+    arguments: dict[str, Any] = {
+        s.name: torch.tensor(prepared.values[s.name], dtype=base.dtype, device=base.device)
+        if s.per_task
+        else prepared.values[s.name]
+        for s in method.specs
+    }
+    if "stats" in method.needs:
+        arguments["stats"] = at(prepared.stats, chunk.name)
+    if "seeds" in method.needs:
+        arguments["seeds"] = tuple(stable_seed(prepared.seed, task, chunk.name) for task in view.tasks)
+    if method.whole_tensors:
+        shape = view.shape(chunk.name)
+        task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)
+    if "base" in method.needs:
+        arguments["base"] = base
+    merged = method(task_vectors, **arguments)
+    return merged.reshape(len(prepared.tasks), -1) if method.output == "per_task" else merged.reshape(-1)
+
+
+def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
+    """Merged weights in their stored dtype: the one rounding of a merge. Raises InputError where they do not fit."""
+    if weights.dtype == dtype:
+        return weights
+    limit = torch.finfo(dtype).max
+    if limit < torch.finfo(weights.dtype).max and weights.numel() and float(weights.abs().max()) > limit:
+        must = f"merged weights must fit {str(dtype).removeprefix('torch.')}, at most {limit:g}"
+        advice = "Choose float32, or a smaller scale."
+        raise InputError(sentence("merge", must, f"{float(weights.abs().max()):g}", advice))
+    return weights.to(dtype)
+
+
+def plan(
+    prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int = MERGE_CHUNK_ELEMENTS
+) -> list[Chunk]:
+    """The chunks of a merge, in order: whole tensors where the method needs them; nothing for empty tensors."""
+
+    def pieces() -> Iterator[Chunk]:
+        for name in source.names if names is None else names:
+            total = numel(source, name)
+            step = max(1, total) if prepared.method.whole_tensors else chunk_elements
+            for start in range(0, total, step):
+                yield Chunk(name, start, min(start + step, total))
+
+    return list(pieces())
+
+
+def merge_tensor(
+    prepared: Prepared,
+    source: Source,
+    name: str,
+    dtype: torch.dtype | None = None,
+    *,
+    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+) -> Tensor | list[Tensor]:
+    """One merged tensor in its shape (a list with one per task for output "per_task"); None keeps the base's dtype."""
+    stored = dtype or source.dtype(name)
+    several = prepared.method.output == "per_task"
+    shapes = {name: source.shape(name)}
+    rows = [Row(shapes, {name: stored}, source.device) for _ in range(len(prepared.tasks) if several else 1)]
+    merge_into(prepared, source, rows, stored, [name], chunk_elements=chunk_elements)
+    tensors = [row.views()[name] for row in rows]
+    return tensors if several else tensors[0]
+
+
+def merge_into(
+    prepared: Prepared,
+    source: Source,
+    out_rows: Row | Sequence[Row],
+    dtype_policy: torch.dtype | None = None,
+    names: Iterable[str] | None = None,
+    executor: Executor | None = None,
+    cancel: CancelToken | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+) -> None:
+    """Write merged weights into rows (one, or one per task), rounded to the stored dtype first.
+
+    `dtype_policy` is the dtype an export would store (None: each tensor's own); a row that is wider then holds exactly
+    the exported values. `names` limits the work to some tensors. Raises Cancelled between chunks; a row may then hold
+    old and new chunks.
+    """
+    rows = [out_rows] if isinstance(out_rows, Row) else list(out_rows)
+    expected = len(prepared.tasks) if prepared.method.output == "per_task" else 1
+    if len(rows) != expected:
+        raise ValueError(f"merge_into: {prepared.method.name} fills {expected} rows; got {len(rows)}")
+    pieces = plan(prepared, source, names, chunk_elements)
+
+    def write(chunk: Chunk) -> None:
+        weights = merge_chunk(prepared, source, chunk)
+        stored = cast(weights, dtype_policy or source.dtype(chunk.name))
+        for row, values in zip(rows, stored if stored.dim() > 1 else [stored], strict=True):
+            row.flat(chunk.name)[chunk.start : chunk.stop].copy_(values)
+
+    work = (executor or SerialExecutor()).map(
+        write, pieces, total=len(pieces), label="merge", progress=progress, cancel=cancel
+    )
+    for _ in work:
+        pass

@@ -1,0 +1,85 @@
+"""From a recipe to aligned, readable models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+
+from explorer.checkpoints import Checkpoint, open_checkpoint
+from explorer.checkpoints.align import Alignment, align
+from explorer.checkpoints.source import CheckpointSource
+from explorer.errors import InputError, RecipeError, all_problems, near, sentence
+from explorer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class OpenModels:
+    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges."""
+
+    base: Checkpoint
+    tasks: Mapping[str, Checkpoint]
+    alignment: Alignment
+    names: tuple[str, ...]
+
+    @property
+    def source(self) -> CheckpointSource:
+        """The merged tensors, read lazily from the files."""
+        return CheckpointSource(self.base, self.tasks, self.names)
+
+
+def open_all(
+    base: str | Path, tasks: Mapping[str, str | Path], *, allowed: Sequence[Path] | None = None
+) -> tuple[Checkpoint, dict[str, Checkpoint]]:
+    """The base and every task's checkpoint. Raises InputError with every problem at once."""
+    problems: list[str] = []
+
+    def opened(path: str | Path) -> Checkpoint | None:
+        try:
+            return open_checkpoint(Path(path), allowed=allowed)
+        except InputError as error:
+            problems.append(str(error))
+            return None
+
+    base_checkpoint = opened(base)
+    checkpoints = {name: opened(path) for name, path in tasks.items()}
+    if problems or base_checkpoint is None:
+        kind = RecipeError if len(problems) > 1 else InputError
+        raise kind(all_problems("models", problems))
+    return base_checkpoint, {name: c for name, c in checkpoints.items() if c is not None}
+
+
+def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> OpenModels:
+    """The recipe's models, aligned under its policy.
+
+    Raises InputError (checkpoints that cannot be opened), AlignmentError (models that cannot be merged), RecipeError
+    (include / exclude patterns that leave nothing).
+    """
+    base, tasks = open_all(recipe.base, {t.name: t.checkpoint for t in recipe.tasks}, allowed=allowed)
+    alignment = align(base, tasks)
+    names = selected(alignment.require(recipe.policy), recipe)
+    return OpenModels(base, tasks, alignment, names)
+
+
+def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:
+    """The names that the recipe's include and exclude patterns keep, in order."""
+    kept = tuple(
+        name
+        for name in names
+        if (not recipe.include or any(fnmatchcase(name, p) for p in recipe.include))
+        and not any(fnmatchcase(name, p) for p in recipe.exclude)
+    )
+    if not kept:
+        unused = [p for p in recipe.include if not any(fnmatchcase(n, p) for n in names)]
+        got = f"none with include {list(recipe.include)} and exclude {list(recipe.exclude)}"
+        advice = near(unused[0], names) if unused else "Loosen the patterns."
+        raise RecipeError(sentence("recipe", "include and exclude must leave a tensor", got, advice))
+    return kept
+
+
+def output_dtype(recipe: Recipe, stored: torch.dtype) -> torch.dtype:
+    """The dtype of a merged tensor: the recipe's, or the base's."""
+    return getattr(torch, recipe.dtype) if recipe.dtype else stored

@@ -1,0 +1,184 @@
+"""Scores of a setting as they become known: a quick estimate first, then the whole held-out set.
+
+Order: merge; the quick subset of every task; base and experts on the same subset (once per set of models); the rest of
+the merged model; the rest of base and experts. A newer request of the same session stops it at the next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import nn
+
+from explorer.errors import Cancelled
+from explorer.evaluation import Evaluator, Partial, Summary, TaskComparison, TaskScore, load_module, scores_table
+from explorer.executor import CancelToken
+from explorer.live import weights_key
+from explorer.opening import OpenModels
+from explorer.recipe import Recipe
+from explorer.results import Result
+from explorer.session import Move
+from explorer.workbench import Slot, Workbench
+
+
+@dataclass(frozen=True, eq=False)
+class LiveUpdate:
+    """What is known now about one setting.
+
+    `complete`: every merged example is scored. `finished`: base and experts as well. `eta_seconds`: to go for the
+    merged model, None until known. `merge_seconds`: what the merge itself took.
+    """
+
+    recipe: Recipe
+    scores: Result
+    summary: Summary
+    merge_seconds: float
+    done: int
+    total: int
+    eta_seconds: float | None
+    complete: bool
+    finished: bool
+
+    def move(self, label: str) -> Move:
+        """This setting as a step of the trail."""
+        worst = self.summary.worst
+        merged = self.scores.table[self.scores.table["model"] == "merged"]
+        return Move(
+            recipe=self.recipe,
+            label=label,
+            normalized=self.summary.normalized_accuracy,
+            worst=worst.normalized_accuracy if worst else float("nan"),
+            worst_task=worst.task if worst else "",
+            accuracies=dict(zip(merged["task"], merged["accuracy"], strict=True)),
+            complete=self.complete,
+        )
+
+
+@dataclass
+class _Known:
+    """Scores per model so far; grows while a stream runs."""
+
+    merged: dict[str, TaskScore] = field(default_factory=dict)
+    base: dict[str, TaskScore] = field(default_factory=dict)
+    expert: dict[str, TaskScore] = field(default_factory=dict)
+
+
+def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> Iterator[LiveUpdate]:
+    """Updates until everything is scored. Raises Cancelled once a newer request took the slot's token.
+
+    Raises InputError for models or values that cannot be used. Yields once with an empty table when no evaluation
+    task carries the name of a merged task.
+    """
+    evaluator = bench.evaluator(recipe)
+    with bench.turns.turn():
+        token.check("merge")
+        live = bench.live(slot, recipe)
+        seconds = live.merge(recipe, cache=bench.store, cancel=token)
+    known = _Known()
+    runs = evaluator.run(live.module_for, key=live.key, cancel=token, store=bench.store)
+    partial: Partial | None = None
+    quick_done = False
+    while (step := _next(bench, token, runs)) is not None:
+        partial = step
+        known.merged = dict(partial.scores)
+        yield _update(recipe, evaluator, known, seconds, partial, finished=False)
+        if partial.round_done and not quick_done:
+            quick_done = True
+            for _ in _references(bench, evaluator, live.resident.models, known, token, only_quick=True):
+                yield _update(recipe, evaluator, known, seconds, partial, finished=False)
+    for _ in _references(bench, evaluator, live.resident.models, known, token, only_quick=False):
+        yield _update(recipe, evaluator, known, seconds, partial, finished=False)
+    yield _update(recipe, evaluator, known, seconds, partial, finished=True)
+
+
+def current_scores(bench: Workbench, slot: Slot, recipe: Recipe) -> Result | None:
+    """The merged model's scores that are held already, or None unless every example of this recipe is scored."""
+    live = slot.live
+    evaluator = bench.evaluator(recipe)
+    if live is None or not evaluator.tasks or live.key != weights_key(recipe, live.arena.digest):
+        return None
+    scores: dict[str, TaskScore] = {}
+    only_held = CancelToken()
+    only_held.cancel()  # a block that is not held would need a forward pass, which this refuses
+    try:
+        for partial in evaluator.run(live.module_for, key=live.key, store=bench.store, cancel=only_held):
+            scores = dict(partial.scores)
+    except Cancelled:
+        return None
+    return scores_table({"merged": scores}, list(evaluator.tasks.values()))
+
+
+def _next(bench: Workbench, token: CancelToken, runs: Iterator[Partial]) -> Partial | None:
+    with bench.turns.turn():
+        token.check("evaluation")
+        return next(runs, None)
+
+
+def _references(
+    bench: Workbench,
+    evaluator: Evaluator,
+    models: OpenModels,
+    known: _Known,
+    token: CancelToken,
+    *,
+    only_quick: bool,
+) -> Iterator[None]:
+    """Base on every task, each expert on its own; what is held from before costs nothing."""
+    names = list(evaluator.tasks)
+    jobs = [(known.base, models.base, names), *((known.expert, models.tasks[n], [n]) for n in names)]
+    for scores, checkpoint, tasks in jobs:
+        modules: list[nn.Module] = []
+
+        def module(_: str, modules: list[nn.Module] = modules, checkpoint: object = checkpoint) -> nn.Module:
+            if not modules:
+                modules.append(load_module(checkpoint.path, device=bench.device.torch))  # type: ignore[attr-defined]
+            return modules[0]
+
+        key = f"checkpoint/{checkpoint.digest}"
+        runs = evaluator.run(module, key=key, cancel=token, store=bench.store, only_quick=only_quick, tasks=tasks)
+        changed = False
+        while (partial := _next(bench, token, runs)) is not None:
+            before = {n: s.n for n, s in scores.items()}
+            scores.update({n: s for n, s in partial.scores.items() if s.n > before.get(n, 0)})
+            changed = changed or {n: s.n for n, s in scores.items()} != before
+        if changed:
+            yield None
+
+
+def _update(
+    recipe: Recipe, evaluator: Evaluator, known: _Known, seconds: float, partial: Partial | None, *, finished: bool
+) -> LiveUpdate:
+    expert, base = _alike(known.expert, known.merged), _alike(known.base, known.merged)
+    eta = None
+    if partial and partial.done and not partial.complete:
+        eta = partial.seconds * (partial.total - partial.done) / partial.done
+    both = [(t, m, expert[t]) for t, m in known.merged.items() if t in expert]
+    compared = [TaskComparison(t, min(m.n, e.n), m.accuracy, e.accuracy) for t, m, e in both]
+    return LiveUpdate(
+        recipe=recipe,
+        scores=scores_table({"merged": known.merged, "base": base, "expert": expert}, list(evaluator.tasks.values())),
+        summary=Summary(tuple(compared)),
+        merge_seconds=seconds,
+        done=partial.done if partial else 0,
+        total=partial.total if partial else 0,
+        eta_seconds=eta,
+        complete=partial.complete if partial else True,
+        finished=finished,
+    )
+
+
+def _alike(reference: Mapping[str, TaskScore], merged: Mapping[str, TaskScore]) -> dict[str, TaskScore]:
+    """Reference scores on the very examples the merged model has answered, wherever they were all answered.
+
+    So an estimate on a part of the examples compares like with like; at the end it is the whole split.
+    """
+    return {task: _on(score, merged[task].indices) if task in merged else score for task, score in reference.items()}
+
+
+def _on(score: TaskScore, indices: np.ndarray) -> TaskScore:
+    if len(indices) >= score.n or not np.isin(indices, score.indices).all():
+        return score
+    kept = np.isin(score.indices, indices)
+    return replace(score, indices=score.indices[kept], predictions=score.predictions[kept], correct=score.correct[kept])

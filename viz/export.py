@@ -1,0 +1,139 @@
+"""Figures and tables as files that work offline: nothing in them asks another computer for anything."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.io import to_html
+from plotly.offline import get_plotlyjs
+
+from explorer.errors import OutputError, sentence
+from viz.style import FONT, Theme, page_colour, template, themed
+
+CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+"""Settings of plotly.js: no button that sends a figure away."""
+
+ROWS_SHOWN = 200
+"""So many rows of a table a report prints; the CSV beside it has all."""
+
+# The page may run what is written in it and nothing else, and may connect to nobody.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One figure of a report with its words and numbers; text is plain text, never HTML."""
+
+    title: str
+    figure: go.Figure | None = None
+    caption: str = ""
+    how: str = ""
+    table: pd.DataFrame | None = None
+
+
+def figure_html(figure: go.Figure, theme: Theme = "light", *, title: str = "Figure") -> str:
+    """A page with one figure and plotly.js inside, about 5 MB of text."""
+    return _page(title, _figure(figure, theme, "figure"), theme)
+
+
+def report_html(sections: Iterable[Section], *, title: str = "Task interference", theme: Theme = "light") -> str:
+    """One page with several figures, their sentences, explanations and tables; plotly.js is inside once."""
+    blocks = [_section(section, theme, f"figure-{index}") for index, section in enumerate(sections)]
+    body = f"<h1>{html.escape(title)}</h1>" + ("".join(blocks) or "<p>There is nothing to report.</p>")
+    return _page(title, body, theme)
+
+
+def write_html(figure: go.Figure, path: Path, theme: Theme = "light", *, title: str = "Figure") -> None:
+    """Write `figure_html`, whole or not at all. Raises OutputError."""
+    _write(Path(path), figure_html(figure, theme, title=title))
+
+
+def write_report(sections: Iterable[Section], path: Path, *, title: str = "Task interference") -> None:
+    """Write `report_html`, whole or not at all. Raises OutputError."""
+    _write(Path(path), report_html(sections, title=title))
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text can act as a spreadsheet formula; numbers keep every digit."""
+    safe = table.copy(deep=False)
+    safe.columns = [_inert(str(name)) for name in table.columns]
+    for place, name in enumerate(safe.columns):
+        if not pd.api.types.is_numeric_dtype(table.dtypes.iloc[place]):
+            safe[name] = table.iloc[:, place].astype(object).map(_inert)
+    return str(safe.to_csv(index=False, lineterminator="\n"))
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write `csv_text`, whole or not at all. Raises OutputError."""
+    _write(Path(path), csv_text(table))
+
+
+def _inert(cell: object) -> object:
+    """Text that a spreadsheet would run gets a leading apostrophe, as `=1+1` and `@SUM(A1)` do."""
+    if not isinstance(cell, str) or _NUMBER.fullmatch(cell.strip()):
+        return cell
+    runs = cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in ("=", "+", "-", "@")
+    return "'" + cell if runs and cell.strip() else cell
+
+
+def _figure(figure: go.Figure, theme: Theme, identity: str) -> str:
+    return str(to_html(themed(figure, theme), config=CONFIG, include_plotlyjs=False, full_html=False,
+                       include_mathjax=False, div_id=identity))  # fmt: skip
+
+
+def _section(section: Section, theme: Theme, identity: str) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    if section.figure is not None:
+        parts.append(_figure(section.figure, theme, identity))
+    if section.caption:
+        parts.append(f"<p>{html.escape(section.caption)}</p>")
+    if section.how:
+        parts.append(f"<details><summary>How to read this</summary><p>{html.escape(section.how)}</p></details>")
+    if section.table is not None:
+        parts.append(f"<details><summary>Numbers</summary>{_table(section.table)}</details>")
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _table(table: pd.DataFrame) -> str:
+    shown = table.head(ROWS_SHOWN)
+    text = shown.to_html(index=False, border=0, escape=True, na_rep="–", float_format=lambda x: f"{x:.5g}")
+    rest = len(table) - len(shown)
+    note = f"<p>The first {len(shown):,} of {len(table):,} rows.</p>" if rest else ""
+    return f'<div class="scroll">{text}</div>{note}'
+
+
+def _page(title: str, body: str, theme: Theme) -> str:
+    ink, paper = template(theme).layout.font.color, page_colour(theme)
+    style = (
+        f"body{{margin:0 auto;padding:16px;max-width:1100px;background:{paper};color:{ink};font:15px/1.5 {FONT}}}"
+        "h1{font-size:24px}h2{font-size:18px;margin:32px 0 4px}p{max-width:80ch;overflow-wrap:anywhere}"
+        "summary{cursor:pointer}.scroll{overflow:auto;max-height:420px}"
+        "table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}"
+        "th,td{padding:3px 10px;text-align:left;border-bottom:1px solid #7b849459;white-space:nowrap}"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{style}</style>"
+        f"<script>{get_plotlyjs()}</script></head><body>{body}</body></html>\n"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        what = error.strerror or str(error)
+        raise OutputError(sentence("export", f"{path} can be written", what, "Choose another place.")) from error

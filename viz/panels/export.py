@@ -1,0 +1,84 @@
+"""Below the mixer: take away exactly what is shown, as a model folder, a recipe, or a command."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from explorer.errors import ExplorerError
+from explorer.executor import Progress
+from explorer.recipe import DTYPES
+from explorer.streaming import current_scores
+from explorer.workbench import Slot, Workbench
+from viz.panels import words
+from viz.style import bytes_text, seconds_text
+
+_AS_BASE = "as the base"
+_MAX_ZIP_BYTES = 2 << 30
+
+
+class ExportPlace:
+    """Layout and callbacks of the export section."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        gr.Markdown(
+            "### Export\nWrites the model you see, bit for bit, as a Hugging Face folder with tokenizer, model card "
+            "and recipe. Figures and tables are saved with the buttons under each of them.",
+            elem_id="export",
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=330):
+                with gr.Row():
+                    self.name = gr.Textbox(
+                        "merged", label="Folder name", info=f"in {_short(bench.exports)}", min_width=140
+                    )
+                    self.dtype = gr.Dropdown(
+                        [_AS_BASE, *DTYPES], value=_AS_BASE, label="Stored as", min_width=140,
+                        info="The scores above are those of this dtype.",
+                    )  # fmt: skip
+                self.replace = gr.Checkbox(False, label="Replace a folder of that name")
+                with gr.Row():
+                    self.write = gr.Button("Export model", variant="primary", elem_id="export-model")
+                    self.zip = gr.DownloadButton("Download as .zip", visible=False, elem_id="export-zip")
+                self.note = gr.HTML(padding=False, elem_id="export-note")
+            with gr.Column(scale=3, min_width=330):
+                self.recipe = gr.Code(
+                    language="yaml", label="Recipe: python -m explorer merge recipe.yaml OUT", lines=8
+                )
+
+    def dtype_of(self, shown: str | None) -> str | None:
+        """The recipe's dtype for what the list shows."""
+        return shown if shown in DTYPES else None
+
+    def run(self, slot: Slot, name: str, replace: bool) -> Iterator[list[Any]]:
+        """Write the folder; the note with what was written, and the download."""
+        recipe = slot.session.recipe
+        yield [words.note("Writing …"), gr.update(visible=False)]
+        steps: list[Progress] = []
+        try:
+            scores = current_scores(self.bench, slot, recipe)
+            done = self.bench.export(recipe, name, scores=scores, overwrite=replace, progress=steps.append)
+        except ExplorerError as error:
+            yield [words.note(str(error), kind="problem"), gr.update(visible=False)]
+            return
+        several = f", one model per task: {', '.join(f.name for f in done.folders)}" if len(done.folders) > 1 else ""
+        text = f"Wrote {_short(done.path)} ({bytes_text(done.total_bytes)} in {seconds_text(done.seconds)}{several})."
+        yield [words.note(text, kind="done"), self._download(done.path, done.total_bytes)]
+
+    def _download(self, folder: Path, size: int) -> dict[str, Any]:
+        if size > _MAX_ZIP_BYTES:
+            return gr.update(visible=False)
+        where = Path(tempfile.mkdtemp(prefix="explorer-zip-")) / folder.name
+        archive = shutil.make_archive(str(where), "zip", folder.parent, folder.name)
+        return gr.update(value=archive, visible=True)
+
+
+def _short(path: Path) -> str:
+    path, here = path.resolve(), Path.cwd().resolve()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,172 @@
+"""The place Merge: method and coefficients on the left, live accuracy on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from explorer.errors import Cancelled, ExplorerError
+from explorer.recipe import Recipe
+from explorer.results import Result, number, text
+from explorer.session import change, remember
+from explorer.streaming import LiveUpdate, stream
+from explorer.workbench import Slot, Workbench
+from viz.panels import words
+from viz.panels.draw import draw, empty
+from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method
+from viz.parts import Controls, Mixer, PlotlyPanel
+from viz.style import count, seconds_text
+
+TRAIL = (
+    number("move", "number of the move"),
+    text("label", "what changed"),
+    text("method", "merge method"),
+    number("normalized", "mean over tasks of merged / expert accuracy", 0),
+    number("worst", "the same for the worst task", 0),
+    text("worst_task", "name of the worst task"),
+    number("complete", "1 when every held-out example is scored", 0, 1),
+)
+_NO_DATA = (
+    "None of these fine-tunes carries the name of an evaluation task, so there is nothing to score. Name a task after "
+    "a folder in the tasks folder, or start the app with --tasks FOLDER."
+)
+
+
+class MergePlace:
+    """Layout and callbacks of the place Merge."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        recipe = bench.start
+        method = bench.method(recipe.method)
+        with gr.Row(equal_height=False, elem_id="merge-place"):
+            with gr.Column(scale=2, min_width=330):
+                choices = [(m.title, m.name) for m in bench.methods()]
+                self.method = gr.Dropdown(choices, value=recipe.method, label="Method", elem_id="method")
+                self.about = gr.HTML(self.describe(recipe.method), padding=False)
+                gr.Markdown("### Mixer")
+                self.mixer = Mixer(show_mixer(recipe, method.specs), elem_id="mixer")
+                gr.Markdown("### Settings of this method")
+                self.controls = Controls(show_controls(recipe, method.title, method.specs), elem_id="controls")
+            with gr.Column(scale=3, min_width=330):
+                self.headline = gr.HTML(words.headline(), padding=False, elem_id="headline")
+                self.problem = gr.HTML(padding=False, elem_id="merge-problem")
+                self.scores = PlotlyPanel(empty("Scoring the first examples …"), elem_id="scores")
+                self.trail = PlotlyPanel(empty("Move a slider: each setting you try appears here."), elem_id="trail")
+        self.outputs = [self.headline, self.problem, self.scores, self.trail]
+        self.settings = [self.mixer, self.controls, self.method]
+
+    def describe(self, name: str) -> str:
+        """When to use a method and when not, its formula and paper, in a box."""
+        m = self.bench.method(name)
+        esc = words.escape
+        return (
+            f'<div class="explorer-about"><p>{esc(m.summary)}</p><p><b>Use it</b> {esc(_lower(m.when))} '
+            f'<b>Not</b> {esc(_lower(m.when_not))}</p><p class="formula">{esc(m.formula)}</p>'
+            f'<p class="paper">{esc(m.paper)}</p></div>'
+        )
+
+    def show(self, recipe: Recipe, mixer: Any = None) -> list[Any]:
+        """The controls' values for a recipe, and the method's description."""
+        method = self.bench.method(recipe.method)
+        return [
+            show_mixer(recipe, method.specs, mixer),
+            show_controls(recipe, method.title, method.specs),
+            recipe.method,
+            self.describe(recipe.method),
+        ]
+
+    def switch(self, slot: Slot, name: str, mixer: Any) -> list[Any]:
+        """Another method: shared values stay. Gives the controls' new values."""
+        before = self.bench.method(slot.session.recipe.method)
+        after = self.bench.method(name)
+        recipe = switch_method(slot.session.recipe, before.specs, name, after.specs)
+        slot.session = change(slot.session, recipe)
+        return self.show(recipe, mixer)
+
+    def moved(self, slot: Slot, mixer: Any, controls: Any, method: str, *, keep: bool) -> Iterator[list[Any]]:
+        """Updates for what the controls say now; `keep` makes it a step of undo and of the trail."""
+        try:
+            specs = self.bench.method(method).specs
+            recipe = recipe_from(slot.session.recipe, method, specs, mixer, controls)
+        except ExplorerError as error:
+            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
+            return
+        if keep:
+            slot.session = change(slot.session, recipe)
+        yield from self.updates(slot, recipe, keep=keep)
+
+    def updates(self, slot: Slot, recipe: Recipe, *, keep: bool) -> Iterator[list[Any]]:
+        """Scores of a recipe as they come in, until a newer request takes over."""
+        token = slot.newest()
+        yield [gr.skip(), gr.skip(), {"stale": True}, gr.skip()]
+        try:
+            for update in stream(self.bench, slot, recipe, token):
+                if keep and update.summary.tasks:
+                    title = self.bench.method(recipe.method).title
+                    earlier = [m for m in slot.session.trail if m.recipe != recipe]
+                    label = describe_change(earlier[-1].recipe if earlier else None, recipe, title)
+                    slot.session = remember(slot.session, update.move(label))
+                yield self._shown(slot, update)
+        except Cancelled:
+            yield [gr.skip()] * 4
+        except ExplorerError as error:
+            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
+
+    def _shown(self, slot: Slot, update: LiveUpdate) -> list[Any]:
+        if not update.scores.tasks:
+            return [words.headline(), words.note(_NO_DATA), empty(_NO_DATA), gr.skip()]
+        previous = [m for m in slot.session.trail if m.recipe != update.recipe]
+        scores = _with_previous(update.scores, previous[-1].accuracies if previous else {})
+        trail = draw("trail", self.trail_result(slot)) if slot.session.trail else gr.skip()
+        return [self._headline(slot, update), "", draw("scores", scores), trail]
+
+    def _headline(self, slot: Slot, update: LiveUpdate) -> str:
+        summary = update.summary
+        earlier = [m for m in slot.session.trail if m.recipe != update.recipe]
+        now = summary.normalized_accuracy
+        moved, tone = words.change_text(now, earlier[-1].normalized) if earlier else ("", "")
+        worst = summary.worst
+        share_worst = words.share(worst.normalized_accuracy) if worst else "–"
+        scored = f"{count(update.done)} of {count(update.total)}"
+        to_go = "all scored" if update.complete else f"about {seconds_text(update.eta_seconds or 0)} to go"
+        return words.headline(
+            words.figure(
+                "mean of experts' accuracy", words.share(now), f"{moved} from the last" if moved else "", tone=tone
+            ),
+            words.figure("worst task", share_worst, worst.task if worst else ""),
+            words.figure("mean accuracy", words.share(summary.accuracy)),
+            words.figure("held-out texts", scored, to_go, tone="small"),
+            words.figure("merged in", seconds_text(update.merge_seconds) if update.merge_seconds else "at once"),
+        )
+
+    def trail_result(self, slot: Slot) -> Result:
+        """The session's evaluated settings as a table."""
+        rows = [
+            (i + 1, m.label, self.bench.method(m.recipe.method).title, m.normalized, m.worst, m.worst_task, m.complete)
+            for i, m in enumerate(slot.session.trail)
+        ]
+        table = pd.DataFrame(rows, columns=[c.name for c in TRAIL]).astype({"complete": int})
+        return Result("trail", slot.session.recipe.task_names, table, TRAIL)
+
+
+def _lower(sentence: str) -> str:
+    """A sentence that goes on after a bold word."""
+    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
+
+
+def _with_previous(scores: Result, accuracies: Any) -> Result:
+    """The score table with the last setting's accuracies as ghosts."""
+    rows = scores.table[scores.table["model"] == "merged"]
+    ghosts = rows[rows["task"].isin(list(accuracies))].copy()
+    if ghosts.empty:
+        return scores
+    ghosts["model"] = "last setting"
+    ghosts["accuracy"] = ghosts["task"].map(accuracies).astype(float)
+    ghosts["low"] = ghosts["high"] = ghosts["accuracy"]
+    ghosts["correct"] = ghosts["accuracy"] * ghosts["n"]
+    table = pd.concat([scores.table, ghosts], ignore_index=True)
+    return Result(scores.kind, scores.tasks, table, scores.columns, scores.provenance)

@@ -1,0 +1,62 @@
+"""The bar above all places: what is open, on which device, and the way back and out."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from explorer.recipe import Recipe
+from explorer.session import to_link
+from explorer.workbench import Slot, Workbench
+from viz.panels import words
+
+COPY_JS = """(text) => {
+  const url = location.origin + location.pathname + "?" + text;
+  history.replaceState(null, "", "?" + text);
+  if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(url).catch(() => {});
+}"""
+EXPORT_JS = """() => {
+  const tab = [...document.querySelectorAll('[role=tab]')].find((t) => t.textContent.trim() === 'Merge');
+  if (tab) tab.click();
+  setTimeout(() => document.getElementById('export')?.scrollIntoView({ behavior: 'smooth' }), 150);
+}"""
+
+
+class TopBar:
+    """Layout and callbacks of the bar."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self.bench = bench
+        with gr.Row(elem_id="topbar"):
+            self.facts = gr.HTML(self.describe(bench.start), padding=False, min_width=320)
+            with gr.Row(elem_id="topbar-buttons"):
+                self.undo = gr.Button("Undo", size="sm", min_width=70, interactive=False, elem_id="undo")
+                self.redo = gr.Button("Redo", size="sm", min_width=70, interactive=False, elem_id="redo")
+                self.copy = gr.Button("Copy link", size="sm", min_width=90, elem_id="copy-link")
+                self.export = gr.Button("Export", size="sm", min_width=80, variant="primary", elem_id="go-export")
+        self.link = gr.Textbox(visible="hidden", elem_id="link-text")
+        self.note = gr.HTML(padding=False, elem_id="page-note")
+
+    def describe(self, recipe: Recipe) -> str:
+        """Product, open models and device."""
+        esc = words.escape
+        names = ", ".join(recipe.task_names)
+        return (
+            '<div class="explorer-brand"><h1>Task Interference Explorer</h1>'
+            f'<p><span title="{esc(names)}">{len(recipe.tasks)} fine-tunes</span> of <b>{esc(_last(recipe.base))}</b>'
+            f' · <span class="badge">{esc(self.bench.device.title)}</span></p></div>'
+        )
+
+    def history(self, slot: Slot) -> list[dict[str, object]]:
+        """Whether undo and redo can be pressed."""
+        return [gr.update(interactive=slot.session.can_undo), gr.update(interactive=slot.session.can_redo)]
+
+    def link_text(self, slot: Slot) -> str:
+        """The query of a link that brings this setting back."""
+        gr.Info("The address bar holds the link to this setting; it is on the clipboard too.", duration=4)
+        return urlencode({"s": to_link(slot.session)})
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,66 @@
+"""Small pieces of HTML for the page. Every name is escaped: names come from checkpoints and are untrusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import pandas as pd
+
+from viz.style import percent
+
+
+def note(text: str, *, kind: str = "info") -> str:
+    """A sentence in a box; kind is info, problem or done. Empty text gives nothing."""
+    if not text:
+        return ""
+    role = "alert" if kind == "problem" else "status"
+    body = "<br>".join(escape(line) for line in text.splitlines())
+    return f'<div class="explorer-note {kind}" role="{role}">{body}</div>'
+
+
+def table(frame: pd.DataFrame, *, caption: str, numeric: Sequence[str] = ()) -> str:
+    """A data frame as an accessible table; `numeric` columns are right-aligned."""
+    classes = {c: ' class="number"' if c in numeric else "" for c in frame.columns}
+    head = "".join(f'<th scope="col"{classes[c]}>{escape(str(c))}</th>' for c in frame.columns)
+    rows = []
+    for values in frame.itertuples(index=False):
+        first, *rest = zip(frame.columns, values, strict=True)
+        cells = f'<th scope="row">{escape(str(first[1]))}</th>'
+        cells += "".join(f"<td{classes[c]}>{escape(str(v))}</td>" for c, v in rest)
+        rows.append(f"<tr>{cells}</tr>")
+    body = "".join(rows)
+    return (
+        f'<div class="explorer-table" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f"<table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def figure(label: str, value: str, detail: str = "", *, tone: str = "") -> str:
+    """One number of the headline row."""
+    extra = f'<span class="detail">{escape(detail)}</span>' if detail else ""
+    return (
+        f'<div class="figure {tone}"><span class="label">{escape(label)}</span>'
+        f'<span class="value">{escape(value)}</span>{extra}</div>'
+    )
+
+
+def headline(*figures: str) -> str:
+    """A row of numbers."""
+    return f'<div class="explorer-headline" role="group" aria-live="off">{"".join(figures)}</div>'
+
+
+def share(value: float) -> str:
+    """A fraction as text, or a dash where it is not known."""
+    return percent(value, 1) if math.isfinite(value) else "–"
+
+
+def change_text(now: float, before: float) -> tuple[str, str]:
+    """The difference of two fractions in points, and its tone (better, worse, same)."""
+    if not (math.isfinite(now) and math.isfinite(before)):
+        return "", ""
+    points = 100 * (now - before)
+    if abs(points) < 0.05:
+        return "as before", "same"
+    return f"{points:+.1f} points", "better" if points > 0 else "worse"

@@ -75,6 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ExplorerError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written remains", file=sys.stderr)
         return 1
@@ -173,7 +176,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         _print_json(result.to_json())
         return 0
     _print_table(result.table)
-    print(f"\nmean accuracy {result.table['accuracy'].mean():.4f}")
+    scored = result.table[result.table["model"] == "merged"]
+    print(f"\nmean accuracy {scored['accuracy'].mean():.4f} over {len(scored)} tasks")
     return 0
 
 

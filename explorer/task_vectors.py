@@ -102,7 +102,7 @@ class Weights(_LazyTensors):
             self, lambda name: _combine(name, self[name], other[name], 1.0) if name in other else self[name]
         )
 
-    def _refuse_scaling(self, other: object) -> NoReturn:
+    def _refuse_scaling(self, other: object = None) -> NoReturn:
         raise TypeError(
             "Weights * number: scaling a model has no meaning; got Weights. "
             "Scale the task vector: base + 0.3 * (finetuned - base)."

@@ -44,8 +44,8 @@ def pick_device(name: str | None = None) -> Device:
         raise InputError(sentence("device", "must be auto, cpu, cuda or cuda:N", repr(name), "Use 'cpu'."))
     index, count = int(number or 0), torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
-        has = f"{count} graphics cards that torch can use" if count != 1 else "one graphics card, cuda:0"
-        raise InputError(sentence("device", "must be available here", repr(name), f"There are {has}; use 'cpu'."))
+        has = "is one graphics card, cuda:0" if count == 1 else f"are {count} graphics cards that torch can use"
+        raise InputError(sentence("device", "must be available here", repr(name), f"There {has}; use 'cpu'."))
     free, total = torch.cuda.mem_get_info(index)
     return Device(f"cuda:{index}", torch.cuda.get_device_name(index), free, total)
 

@@ -88,7 +88,7 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
         parameters=parameters,
         chance=kind.chance(labels),
         majority=float(np.bincount(answers).max() / len(rows)),
-        digest=digest_of(json.dumps(declared, sort_keys=True), row_bytes, split),
+        digest=digest_of(json.dumps(declared, sort_keys=True), row_bytes, head_bytes, split),
         licence=str(declared.get("licence", "")),
         source=str(declared.get("source", "")),
         folder=folder,

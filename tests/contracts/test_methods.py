@@ -58,7 +58,7 @@ def test_any_dtype_and_number_of_tasks(method: Method, count: int, dtype: torch.
     wanted = base_of(method, source)
     assert [(t.shape, t.dtype) for t in out] == [(t.shape, t.dtype) for t in wanted]
     assert all(bool(torch.isfinite(t).all()) for t in out)
-    assert not same(out, wanted)
+    assert count == 1 or not same(out, wanted)
 
 
 @every_method
@@ -92,8 +92,9 @@ def test_order_of_the_tasks_changes_no_bit(method: Method, make_source: Any) -> 
 def test_names_of_the_tasks_do_not_matter_where_sums_are_exact(method: Method, make_source: Any) -> None:
     if method.order_sensitive:
         pytest.skip("declared to depend on the order of the tasks")
-    straight = merged(method, make_source(4, dyadic=True, names="abcd"))
-    renamed = merged(method, make_source(4, dyadic=True, names="dbca"))
+    exact = {"scale": 0.5} if any(s.name == "scale" for s in method.specs) else {}
+    straight = merged(method, make_source(4, dyadic=True, names="abcd"), exact)
+    renamed = merged(method, make_source(4, dyadic=True, names="dbca"), exact)
     assert same(straight, renamed)
 
 

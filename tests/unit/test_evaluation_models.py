@@ -160,6 +160,8 @@ def test_code_of_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert type(build_module(tmp_path)).__name__ == "BertModel"
     assert not (tmp_path / "ran").exists()
+    kernel = build_module({**CONFIG, "_attn_implementation": "someone/kernel", "attn_implementation": "someone/kernel"})
+    assert kernel.config._attn_implementation in ("sdpa", "eager")
 
 
 def test_tokenizers(tmp_path: Path) -> None:

@@ -66,8 +66,12 @@ def test_batched_answers_are_those_of_the_definition(checkpoint: Path, tmp_path:
     module, tokenizer = load_module(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     head = embed(module, tokenizer, [f"{c} one two" for c in CLASSES])
     task = made_task(tmp_path / "t", rows=rows_of(200), weight=head)
-    score = list(Evaluator([task], checkpoint).run(module, key="base"))[-1].scores["t"]
-    expected = (20 * embed(module, tokenizer, [r["text"] for r in task.rows]) @ head.T).argmax(1)
+    evaluator = Evaluator([task], checkpoint)
+    score = list(evaluator.run(module, key="base"))[-1].scores["t"]
+    logits = 20 * embed(module, tokenizer, [r["text"] for r in task.rows]) @ head.T
+    for batch in evaluator.plan("t").blocks[0]:
+        torch.testing.assert_close(evaluator.batch_scores("t", module, batch), logits[batch.indices], rtol=0, atol=1e-4)
+    expected = logits.argmax(1)
     assert score.indices.tolist() == list(range(200))
     assert score.predictions.tolist() == expected.tolist()
     assert len(set(expected.tolist())) > 1  # not a constant, which anything could match
@@ -124,20 +128,20 @@ def test_answers_do_not_depend_on_who_asks(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_cancelling_stops_within_one_batch(checkpoint: Path, tmp_path: Path) -> None:
-    token = CancelToken()
-    module = Counting(load_module(checkpoint), token, cancel_at=4)
     evaluator = Evaluator([made_task(tmp_path / n, rows=rows_of(400)) for n in "ab"], checkpoint)
-    store = Store()
+    blocks = [len(block) for block in evaluator.plan("a").blocks]
+    assert blocks[2] > 3  # so that the cancel comes in the middle of a block
+    before = 2 * (blocks[0] + blocks[1])
+    token, store = CancelToken(), Store()
+    module = Counting(load_module(checkpoint), token, cancel_at=before + 2)
     with pytest.raises(Cancelled):
         list(evaluator.run(module, key="k", cancel=token, store=store))
-    assert module.passes == 4
-    token.cancel()
+    assert module.passes == before + 2
     with pytest.raises(Cancelled):
         list(evaluator.run(module, key="other", cancel=token))
-    assert module.passes == 4
+    assert module.passes == before + 2
     list(evaluator.run(module, key="k", store=store))
-    without_store = sum(len(block) for n in "ab" for block in evaluator.plan(n).blocks)
-    assert module.passes < 4 + without_store  # blocks finished before the cancel were held
+    assert module.passes == before + 2 + 2 * blocks[2]  # blocks finished before the cancel were held
 
 
 def test_held_blocks_need_no_forward_pass(checkpoint: Path, tmp_path: Path) -> None:
@@ -157,6 +161,15 @@ def test_held_blocks_need_no_forward_pass(checkpoint: Path, tmp_path: Path) -> N
     assert module.passes == 2 * passes
     with pytest.raises(ValueError, match="needs a key"):
         list(evaluator.run(module, key="", store=store))
+
+
+def test_tasks_and_data_do_not_share_held_blocks(checkpoint: Path, tmp_path: Path) -> None:
+    store, module = Store(), load_module(checkpoint)
+    for name, weight in (("a", torch.eye(3, 16)), ("b", -torch.eye(3, 16))):
+        task = made_task(tmp_path / name, weight=weight)
+        held = list(Evaluator([task], checkpoint).run(module, key="k", store=store))[-1].scores[name]
+        free = list(Evaluator([task], checkpoint).run(module, key="k"))[-1].scores[name]
+        assert held.predictions.tolist() == free.predictions.tolist()
 
 
 def test_a_module_per_task(checkpoint: Path, tmp_path: Path) -> None:

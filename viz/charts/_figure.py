@@ -23,7 +23,8 @@ MAX_TICKS = 16
 def frame(height: int, *, x: str, y: str, **layout: Any) -> go.Figure:
     """An empty figure: transparent, without template, with axis titles; `layout` overrides anything.
 
-    Legends and colour bars lie above the plot, never beside it: on a telephone width is what is scarce.
+    Legends and colour bars lie above the plot, never beside it: on a telephone width is what is scarce. The legend's
+    x is a hair below 0 because plotly then also lets it use the width of the left margin.
     """
     figure = go.Figure()
     figure.update_layout(
@@ -36,14 +37,11 @@ def frame(height: int, *, x: str, y: str, **layout: Any) -> go.Figure:
         xaxis={"title": {"text": x, "standoff": 8}, "automargin": True},
         yaxis={"title": {"text": y, "standoff": 8}, "automargin": True},
         legend={
-            # Both references to the container: only so does plotly give it the whole width and make room above.
             "orientation": "h",
-            "xref": "container",
-            "x": 0,
+            "x": -0.001,
             "xanchor": "left",
-            "yref": "container",
-            "y": 1,
-            "yanchor": "top",
+            "y": 1.02,
+            "yanchor": "bottom",
             "font": {"size": 11},
         },
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ def short(name: object, limit: int = 14) -> str:
         tail = limit // 3
         text = text[: limit - tail - 1] + "…" + text[-tail:]
     return html.escape(text, quote=False)
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Names of kinds of module as short as people in the field write them: `attn query`."""
+    return [name.replace("attention", "attn") for name in names]
 
 
 def lines(*parts: str) -> str:
@@ -63,9 +68,17 @@ def out_of(part: float, whole: float, what: str = "weights") -> str:
     return f"{count(part)} of {count(whole)} {what}"
 
 
-def tasks_text(tasks: Sequence[str]) -> str:
-    """Names as a list in a sentence: `a, b and c`."""
-    return tasks[0] if len(tasks) == 1 else ", ".join(tasks[:-1]) + " and " + tasks[-1] if tasks else ""
+def large(provenance: Mapping[str, Any]) -> str:
+    """`large ` where only the largest changes of each task were compared, else nothing."""
+    density = provenance.get("trim_density", 1)
+    return "large " if isinstance(density, (int, float)) and density < 1 else ""
+
+
+def counted(provenance: Mapping[str, Any]) -> str:
+    """The weights that shares are of: all, or those that any task changed."""
+    own = provenance.get("parameters")
+    rules = {**provenance, **own} if isinstance(own, Mapping) else provenance
+    return "changed weights" if rules.get("denominator") == "changed" else "weights"
 
 
 def start(sentence: str) -> str:

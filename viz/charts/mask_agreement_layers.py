@@ -14,7 +14,7 @@ from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, downwards, frame, names_axis
 from viz.charts._tables import at_threshold, ordered
-from viz.charts._words import lines, safe
+from viz.charts._words import counted, lines, safe
 from viz.style import NEUTRAL, SEQUENTIAL, percent
 
 HOW = (
@@ -121,15 +121,16 @@ def _caption(result: Result, *, mask_threshold: float) -> str:
     model, tasks = rows[rows["level"] == "model"], len(result.tasks)
     if not tasks or model.empty:
         return "There are no masks to count."
+    what = counted(result.provenance)
 
     def told(k: int) -> str:
         row = model[model["k"] == k]
         return f"{percent(row['share'].iloc[0])} (chance {percent(row['null'].iloc[0])})" if len(row) else "–"
 
     if tasks == 1:
-        return f"At mask threshold {threshold:.2f}, {result.tasks[0]}, the only task, needs {told(1)} of the weights."
+        return f"At mask threshold {threshold:.2f}, {result.tasks[0]}, the only task, needs {told(1)} of the {what}."
     return (
-        f"At mask threshold {threshold:.2f}, {told(0)} of the weights are needed by no task, {told(1)} by exactly one "
+        f"At mask threshold {threshold:.2f}, {told(0)} of the {what} are needed by no task, {told(1)} by exactly one "
         f"and {told(tasks)} by all {tasks}."
     )
 

@@ -15,7 +15,7 @@ from viz.charts._api import chart
 from viz.charts._figure import QUIET, blank, colour_bar, frame, symmetric_limit
 from viz.charts._pairs import diagonal, pair_grid, square, square_height
 from viz.charts._tables import at_threshold, between, model_rows, number, top
-from viz.charts._words import ABOUT, against_chance, grid, lines, safe, start
+from viz.charts._words import ABOUT, against_chance, counted, grid, lines, safe, start
 from viz.style import DIVERGING, SEQUENTIAL, percent
 
 HOW = (
@@ -136,7 +136,7 @@ def _caption(result: Result, *, mask_threshold: float) -> str:
     row = top(known, known["iou"] - known["null"])
     said = (
         f"at mask threshold {threshold:.2f}, {row['task_a']} and {row['task_b']} share {percent(row['iou'])} of the "
-        f"weights that either needs: {against_chance(row['iou'], row['null'])}"
+        f"{counted(result.provenance)} that either needs: {against_chance(row['iou'], row['null'])}"
     )
     if len(known) == 1:
         return start(said) + "."

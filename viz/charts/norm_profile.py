@@ -14,7 +14,7 @@ from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, frame, names_axis
 from viz.charts._tables import ordered, top
-from viz.charts._words import lines, out_of, safe, short, start
+from viz.charts._words import brief, lines, out_of, safe, short, start
 from viz.style import percent, task_colour, task_symbol
 
 HOW = (
@@ -53,7 +53,7 @@ def norm_profile(result: Result, *, by: By = "layer", colours: Colours = None) -
     legend_rows = -(-len(result.tasks) // 3)
     figure = frame(
         320 + 20 * legend_rows, x=what, y="relative norm (% of the base)", meta={"x": places},
-        xaxis=names_axis(places), yaxis={"rangemode": "tozero", "automargin": True},
+        xaxis=names_axis(brief(places)), yaxis={"rangemode": "tozero", "automargin": True},
     )  # fmt: skip
     for index, task in enumerate(result.tasks):
         own = rows[rows["task"] == task].drop_duplicates(by)

@@ -13,7 +13,7 @@ from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, colour_bar, downwards, frame, ground, names_axis, symmetric_limit
 from viz.charts._tables import between, number, of_pair, ordered, pooled, top
-from viz.charts._words import against_chance, grid, lines, out_of, points, safe, start
+from viz.charts._words import against_chance, brief, grid, large, lines, out_of, points, safe, start
 from viz.style import DIVERGING, percent
 
 Pair = tuple[str, str] | None
@@ -100,10 +100,9 @@ def sign_conflict_map(result: Result, *, pair: Pair = None) -> go.Figure:
         excess[at] = 100 * (row[measure.value] - row["null"])
         hover[at], names[at] = _hover(row, measure, whom), [row["layer"], row["kind"]]
     limit = symmetric_limit(excess, 1.0)
-    labels = [kind.replace("attention", "attn") for kind in kinds]
     figure = frame(
         150 + 30 * len(kinds), x="layer", y="kind of module", meta={"x": layers, "y": kinds},
-        xaxis=names_axis(layers, 12), yaxis=downwards(names_axis(labels, 16, every=1)),
+        xaxis=names_axis(layers, 12), yaxis=downwards(names_axis(brief(kinds), 16, every=1)),
     )  # fmt: skip
     title = "percentage points from chance<br>← below · above chance →"
     return ground(figure).add_heatmap(
@@ -119,10 +118,12 @@ def _caption(result: Result, *, pair: Pair) -> str:
         return "There is no weight that two of the tasks change, so there are no signs to compare."
     share, null = number(rows.iloc[0], measure.value), number(rows.iloc[0], "null")
     value, chance = percent(share), against_chance(share, null)
+    size = large(result.provenance)
     if measure is _MASS:
-        said = f"of the change the {len(result.tasks)} tasks make, {value} pulls against the stronger sign: {chance}"
+        whose = f"the {size}changes of {len(result.tasks)} tasks"
+        said = f"of {whose}, {value} by size pulls against the stronger sign: {chance}"
     else:
-        said = f"{_whom(result, pair)} pull {value} of their shared weights in opposite directions: {chance}"
+        said = f"{_whom(result, pair)} pull {value} of their shared {size}weights in opposite directions: {chance}"
     return start(said) + _extreme(_read(result, pair, "cell")[0], measure) + "."
 
 

@@ -13,7 +13,7 @@ from viz.charts._api import chart
 from viz.charts._figure import blank, colour_bar, frame, ground, symmetric_limit
 from viz.charts._pairs import no_row, pair_grid, square, square_height
 from viz.charts._tables import between, model_rows, number, pooled, top
-from viz.charts._words import against_chance, lines, points, safe, start
+from viz.charts._words import against_chance, large, lines, points, safe, start
 from viz.style import DIVERGING, count, percent
 
 HOW = (
@@ -71,8 +71,8 @@ def _caption(result: Result) -> str:
         return "There is no weight that two of the tasks change, so there are no signs to compare."
     row = top(known, known["conflict"])
     said = (
-        f"{row['task_a']} and {row['task_b']} pull {percent(row['conflict'])} of their shared weights in opposite "
-        f"directions: {against_chance(row['conflict'], row['null'])}"
+        f"{row['task_a']} and {row['task_b']} pull {percent(row['conflict'])} of their shared "
+        f"{large(result.provenance)}weights in opposite directions: {against_chance(row['conflict'], row['null'])}"
     )
     if len(known) == 1:
         return start(said) + "."

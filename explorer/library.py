@@ -1,0 +1,204 @@
+"""The same work as functions, for notebooks, tests and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from explorer.checkpoints.align import align
+from explorer.compute.device import pick_device
+from explorer.compute.source import StateDictSource
+from explorer.errors import AlignmentError, InputError, all_problems, near, sentence
+from explorer.evaluation import EvaluationTask, evaluate, find_tasks, load_module, load_task
+from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
+from explorer.exporting import RECIPE_FILE, run_recipe
+from explorer.interference import survey
+from explorer.live import LiveModel, load_resident
+from explorer.merging import METHODS, merge_tensor, prepare
+from explorer.opening import OpenModels, open_all, open_models
+from explorer.recipe import DTYPES, Recipe
+from explorer.results import Result
+from explorer.store import Store
+
+__all__ = ["evaluate_model", "merge_state_dicts", "run_recipe", "survey_checkpoints", "survey_state_dicts"]
+
+StateDict = Mapping[str, Tensor]
+
+
+def merge_state_dicts(
+    base: StateDict,
+    tasks: Mapping[str, StateDict],
+    method: str = "task_arithmetic",
+    *,
+    dtype: str | None = None,
+    seed: int = 0,
+    policy: str = "refuse",
+    **parameters: Any,
+) -> dict[str, Tensor] | dict[str, dict[str, Tensor]]:
+    """Merge state dicts in memory: the merged state dict, or one per task for methods with one model per task.
+
+    `parameters` are the method's (`python -m explorer methods` lists them); per-task ones take a number or a mapping
+    task -> number. `dtype` None keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
+    Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base".
+    Raises AlignmentError, ParameterError, UnknownNameError, RecipeError (number of tasks), CheckpointError (NaN).
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(
+            sentence("merge", "dtype must be one of " + ", ".join(DTYPES), repr(dtype), near(dtype, DTYPES))
+        )
+    names = _aligned(base, tasks, policy)
+    source = StateDictSource(base, tasks, names)
+    prepared = prepare(METHODS.get(method), source, parameters, seed=seed)
+    stored = getattr(torch, dtype) if dtype else None
+    merged = {name: merge_tensor(prepared, source, name, stored or base[name].dtype) for name in names}
+
+    def whole(index: int | None) -> dict[str, Tensor]:
+        picked = {n: m if isinstance(m, Tensor) else m[index or 0] for n, m in merged.items()}
+        return {n: picked[n] if n in picked else t.detach().clone() for n, t in base.items()}
+
+    if METHODS.get(method).output == "single":
+        return whole(None)
+    return {task: whole(i) for i, task in enumerate(tasks)}
+
+
+def survey_state_dicts(
+    base: StateDict,
+    tasks: Mapping[str, StateDict],
+    metrics: Sequence[str] | None = None,
+    *,
+    trim_density: float = 1.0,
+    policy: str = "refuse",
+) -> dict[str, Result]:
+    """Interference metrics (None: all) of state dicts in memory, one table per metric."""
+    source = StateDictSource(base, tasks, _aligned(base, tasks, policy))
+    return survey(source, metrics=metrics, trim_density=trim_density, executor=ThreadExecutor(2))
+
+
+def survey_checkpoints(
+    base: str | Path,
+    tasks: Mapping[str, str | Path],
+    *,
+    metrics: Sequence[str] | None = None,
+    trim_density: float = 0.2,
+    policy: str = "refuse",
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> dict[str, Result]:
+    """Interference metrics (None: all) of checkpoints on disk, read lazily in one pass."""
+    base_checkpoint, checkpoints = open_all(base, tasks)
+    alignment = align(base_checkpoint, checkpoints)
+    models = OpenModels(base_checkpoint, checkpoints, alignment, alignment.require(policy))
+    return survey(
+        models.source,
+        metrics=metrics,
+        trim_density=trim_density,
+        executor=ThreadExecutor(2),
+        progress=progress,
+        cancel=cancel,
+    )
+
+
+def evaluate_model(
+    model: str | Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    tasks_folder: str | Path,
+    split: str = "test",
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> Result:
+    """Accuracy of a model folder, of a folder with one model per task, or of a recipe (merged in memory).
+
+    A recipe gives, to the digit, what the folder it exports gives. `tasks` None means: every task of the folder that
+    the model can serve. Raises InputError for unknown tasks, models or recipes.
+    """
+    path, on = Path(model), pick_device(device).torch
+    known = find_tasks(Path(tasks_folder))
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        return _evaluate_recipe(Recipe.load(path), tasks, known, split, on, progress)
+    if (path / RECIPE_FILE).is_file() and not any(path.glob("*.safetensors")):
+        folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
+        chosen = _tasks(tasks or [n for n in folders if n in known], known, split)
+        _require_served([t.name for t in chosen], folders, str(path))
+        one = lambda name: load_module(folders[name], device=on)  # noqa: E731
+        return evaluate(one, chosen, folders[chosen[0].name], device=on, progress=progress)
+    chosen = _tasks(tasks or list(known), known, split)
+    return evaluate(load_module(path, device=on), chosen, path, device=on, progress=progress)
+
+
+def _evaluate_recipe(
+    recipe: Recipe,
+    tasks: Sequence[str] | None,
+    known: Mapping[str, Path],
+    split: str,
+    device: torch.device,
+    progress: ProgressCallback | None,
+) -> Result:
+    several = METHODS.get(recipe.method).output == "per_task"
+    default = [n for n in recipe.task_names if n in known]
+    chosen = _tasks(tasks or default, known, split)
+    if several:
+        _require_served([t.name for t in chosen], dict.fromkeys(recipe.task_names), "recipe")
+    live = LiveModel(load_resident(open_models(recipe), device))
+    live.merge(recipe, cache=Store())
+    module = live.module_for if several else live.module
+    assert callable(module) or isinstance(module, nn.Module)
+    return evaluate(module, chosen, recipe.base, device=device, progress=progress)
+
+
+def _require_served(names: Sequence[str], served: Mapping[str, Any], who: str) -> None:
+    problems = [
+        sentence(who, "holds one model per task", f"no model for {n!r}", near(n, served))
+        for n in names
+        if n not in served
+    ]
+    if problems:
+        raise InputError(all_problems(who, problems))
+
+
+def _tasks(names: Sequence[str], known: Mapping[str, Path], split: str) -> list[EvaluationTask]:
+    problems = [sentence("tasks", "must be known names", repr(n), near(n, known)) for n in names if n not in known]
+    if not names:
+        problems.append(sentence("tasks", "at least one must be named", "none", "Use --tasks NAME."))
+    if problems:
+        raise InputError(all_problems("tasks", problems))
+    return [load_task(known[n], split=split) for n in names]
+
+
+def _aligned(base: StateDict, tasks: Mapping[str, StateDict], policy: str) -> list[str]:
+    """Names of float tensors with one shape everywhere; everything else is a problem under "refuse"."""
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    if policy not in ("refuse", "keep_base"):
+        raise InputError(sentence("merge", "policy must be refuse or keep_base", repr(policy), "Use 'refuse'."))
+    if not tasks:
+        raise InputError(sentence("merge", "at least one task must be given", "none", "Pass {name: state_dict}."))
+    problems, names = [], []
+    for name, tensor in base.items():
+        if tensor.dtype not in floats:
+            continue
+        wrong = [
+            t
+            for t, sd in tasks.items()
+            if name not in sd or sd[name].shape != tensor.shape or sd[name].dtype not in floats
+        ]
+        problems += [_misfit(name, tensor, task, tasks[task].get(name)) for task in wrong]
+        names += [] if wrong else [name]
+    for task, sd in tasks.items():
+        advice = "Leave it out, or use policy='keep_base'."
+        extra = [n for n in sd if n not in base]
+        problems += [
+            sentence(f"task {task}", f"tensor {n} must be in the base too", "none there", advice) for n in extra
+        ]
+    if (problems and policy == "refuse") or not names:
+        raise AlignmentError(all_problems("merge", problems or ["merge: nothing can be merged; no float tensor fits."]))
+    return names
+
+
+def _misfit(name: str, mine: Tensor, task: str, theirs: Tensor | None) -> str:
+    got = "none" if theirs is None else f"{theirs.dtype} {list(theirs.shape)}"
+    must = f"tensor {name} must be a float tensor of shape {list(mine.shape)}"
+    return sentence(f"task {task}", must, got, "Use a fine-tune of this base, or policy='keep_base'.")

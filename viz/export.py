@@ -62,12 +62,12 @@ def write_report(sections: Iterable[Section], path: Path, *, title: str = "Task 
 
 def csv_text(table: pd.DataFrame) -> str:
     """A table as CSV in which no text can act as a spreadsheet formula; numbers keep every digit."""
-    safe = table.copy(deep=False)
-    safe.columns = [_inert(str(name)) for name in table.columns]
-    for place, name in enumerate(safe.columns):
-        if not pd.api.types.is_numeric_dtype(table.dtypes.iloc[place]):
-            safe[name] = table.iloc[:, place].astype(object).map(_inert)
-    return str(safe.to_csv(index=False, lineterminator="\n"))
+    safe = {
+        place: column if pd.api.types.is_numeric_dtype(column) else column.astype(object).map(_inert)
+        for place, (_, column) in enumerate(table.items())
+    }
+    header = [str(_inert(str(name))) for name in table.columns]
+    return str(pd.DataFrame(safe, index=table.index).to_csv(index=False, header=header, lineterminator="\n"))
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -80,6 +80,8 @@ def _inert(cell: object) -> object:
     if not isinstance(cell, str) or _NUMBER.fullmatch(cell.strip()):
         return cell
     runs = cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in ("=", "+", "-", "@")
+    # A bare carriage return is not quoted, and would begin a row of its own in many readers.
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     return "'" + cell if runs and cell.strip() else cell
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from explorer.errors import UnknownNameError, near, sentence
 from explorer.evaluation._api import KINDS, answers_of
 from explorer.evaluation._plan import QUICK, Batch, Plan, plan_batches
+from explorer.evaluation._pool import map_batches
 from explorer.evaluation._scores import Partial, TaskScore, score_of
 from explorer.evaluation._task import EvaluationTask
 from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
@@ -145,11 +146,13 @@ class Evaluator:
     ) -> np.ndarray:
         _check(cancel)
         module = module_for_task if isinstance(module_for_task, nn.Module) else module_for_task(name)
-        predictions = []
-        for batch in batches:
+
+        def answer(batch: Batch) -> np.ndarray:
             _check(cancel)
-            predictions.append(answers_of(self.batch_scores(name, module, batch)).cpu().numpy())
-        return np.concatenate(predictions)
+            return answers_of(self.batch_scores(name, module, batch)).cpu().numpy()
+
+        run = map_batches if self.device.type == "cpu" else _one_by_one
+        return np.concatenate(run(answer, batches))
 
     def batch_scores(self, task: str, module: nn.Module, batch: Batch) -> Tensor:
         """Scores [n, choices] of one batch of a task's plan, on this evaluator's device."""
@@ -176,6 +179,10 @@ class Evaluator:
         }
         versions = {"torch": str(torch.__version__), "transformers": transformers.__version__}
         return {"device": str(self.device), **versions, "tasks": described}
+
+
+def _one_by_one(function: Callable[[Batch], np.ndarray], batches: Sequence[Batch]) -> list[np.ndarray]:
+    return [function(batch) for batch in batches]
 
 
 def _check(cancel: CancelToken | None) -> None:

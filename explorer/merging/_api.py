@@ -127,10 +127,8 @@ def method(
     """
 
     def register(function: Callable[..., Tensor]) -> Method:
-        keywords = inspect.signature(function).parameters
-        needs = tuple(n for n in SUPPLIED if n in keywords)
-        made = Method(
-            name=function.__name__,
+        made = _made(
+            function,
             title=title,
             paper=paper,
             granularity=granularity,
@@ -138,15 +136,10 @@ def method(
             formula=formula,
             when=when,
             when_not=when_not,
-            function=function,
-            specs=specs_of(function, supplied=SUPPLIED),
-            stochastic="seeds" in needs,
             order_sensitive=order_sensitive,
-            needs_base="base" in needs,
             min_tasks=min_tasks,
             max_tasks=max_tasks,
             other_tensors=other_tensors,
-            needs=needs,
         )
         faults = _faults(made)
         if faults:
@@ -154,6 +147,21 @@ def method(
         return registry.add(made)
 
     return register
+
+
+def _made(function: Callable[..., Tensor], **declared: Any) -> Method:
+    """The method with what its signature says: name, parameters, and what the runner must pass in."""
+    keywords = inspect.signature(function).parameters
+    needs = tuple(n for n in SUPPLIED if n in keywords)
+    return Method(
+        name=function.__name__,
+        function=function,
+        specs=specs_of(function, supplied=SUPPLIED),
+        stochastic="seeds" in needs,
+        needs_base="base" in needs,
+        needs=needs,
+        **declared,
+    )
 
 
 def _faults(made: Method) -> list[str]:

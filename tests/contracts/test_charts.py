@@ -22,7 +22,7 @@ from explorer.results import Result
 from viz.charts import CHARTS, Chart, chart
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
-from chart_examples import EXAMPLES, TASKS, emptied
+from chart_examples import EXAMPLES, TASKS, emptied, read
 
 MANY = tuple(f"task {i}" for i in range(20))
 EVIL = ("<b>bold</b>", "<script>alert(1)</script>", "a & b %{x}", "<a href='//evil.example'>x</a>")
@@ -45,7 +45,7 @@ def leaves(part: Any) -> Iterator[Any]:
 
 
 def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -> dict[str, Any]:
-    return CHARTS.get(name)(EXAMPLES[kind](tasks), **values).to_dict()
+    return read(CHARTS.get(name)(EXAMPLES[kind](tasks), **values))
 
 
 def test_the_promised_charts_are_registered() -> None:
@@ -110,7 +110,7 @@ def test_signed_colours_are_centred(name: str, kind: str) -> None:
 @everywhere
 def test_empty_results_give_a_sentence(name: str, kind: str) -> None:
     own, empty = CHARTS.get(name), emptied(EXAMPLES[kind](TASKS))
-    figure = own(empty).to_dict()
+    figure = read(own(empty))
     assert not figure["data"] and len(figure["layout"]["annotations"][0]["text"]) > 15
     assert own.caption_of(empty).endswith(".")
     assert own.table_of(empty).empty
@@ -120,7 +120,7 @@ def test_empty_results_give_a_sentence(name: str, kind: str) -> None:
 @pytest.mark.parametrize("tasks", [(), ("spam",), ("spam", "movies"), MANY], ids=["none", "one", "two", "twenty"])
 def test_any_number_of_tasks(name: str, kind: str, tasks: tuple[str, ...]) -> None:
     own, result = CHARTS.get(name), EXAMPLES[kind](tasks)
-    figure = own(result).to_dict()
+    figure = read(own(result))
     assert figure["data"] or figure["layout"]["annotations"]
     assert own.caption_of(result).endswith(".")
     json.loads(to_json_plotly(own(result)))
@@ -134,7 +134,7 @@ def test_names_are_never_markup(name: str, kind: str) -> None:
     if "layer" in result.table:
         table = result.table.assign(layer=result.table["layer"].replace("layer 0", "<i>layer</i>"))
         result = dataclasses.replace(result, table=table.assign(kind=table["kind"].replace("norm", "<i>n</i>")))
-    figure = CHARTS.get(name)(result).to_dict()
+    figure = read(CHARTS.get(name)(result))
     seen = {"data": [{k: v for k, v in t.items() if k != "customdata"} for t in figure["data"]]}
     shown = [s for s in leaves({**seen, "layout": {**figure["layout"], "meta": None}}) if isinstance(s, str)]
     assert any("&lt;" in s for s in shown) or kind == "trail"
@@ -173,7 +173,7 @@ def test_parameters_at_both_ends_and_beyond(name: str, kind: str) -> None:
     own, result = CHARTS.get(name), EXAMPLES[kind](TASKS)
     for spec in own.specs:
         for value in spec.edges():
-            assert own(result, **{spec.name: value}).to_dict()["data"]
+            assert read(own(result, **{spec.name: value}))["data"]
             assert own.caption_of(result, **{spec.name: value})
         for value in spec.illegal():
             with pytest.raises(ParameterError, match=re.escape(spec.message(name, value))):
@@ -186,7 +186,7 @@ def test_parameters_at_both_ends_and_beyond(name: str, kind: str) -> None:
 def test_the_page_may_pass_its_selection_to_every_chart(name: str, kind: str) -> None:
     colours = dict.fromkeys(TASKS, "#123456")
     selection: dict[str, Any] = {"pair": ("spam", "movies"), "colours": colours, "current": 2}
-    assert CHARTS.get(name)(EXAMPLES[kind](TASKS), **selection).to_dict()["data"]
+    assert read(CHARTS.get(name)(EXAMPLES[kind](TASKS), **selection))["data"]
     assert CHARTS.get(name).caption_of(EXAMPLES[kind](TASKS), **selection)
 
 
@@ -194,7 +194,7 @@ def test_the_page_may_pass_its_selection_to_every_chart(name: str, kind: str) ->
 def test_rows_of_unknown_tasks_are_left_out(name: str, kind: str) -> None:
     full = EXAMPLES[kind](TASKS)
     fewer = Result(full.kind, TASKS[:3], full.table, full.columns)
-    figure = CHARTS.get(name)(fewer).to_dict()
+    figure = read(CHARTS.get(name)(fewer))
     assert figure["data"]
     if kind not in ("minority_mass", "mask_agreement", "trail"):
         assert "newsgroups" not in json.dumps([str(leaf) for leaf in leaves(figure)])

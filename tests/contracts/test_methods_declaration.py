@@ -135,6 +135,21 @@ def test_seeds_depend_on_task_tensor_and_recipe_only(make_source: Callable[..., 
     assert not torch.equal(first, merge_tensor(prepare(made, source, seed=2), source, "block.0.weight"))
 
 
+def test_every_task_and_tensor_has_its_own_seed(make_source: Callable[..., Any]) -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def remember(deltas: Tensor, *, seeds: tuple[int, ...]) -> Tensor:
+        """Nothing."""
+        seen[str(tuple(deltas.shape))] = seeds
+        return deltas.sum(0)
+
+    source = make_source(3)
+    ready = prepare(registered(function=remember, granularity="tensor"), source)
+    for name in ("block.0.weight", "block.1.weight"):
+        merge_tensor(ready, source, name)
+    assert len({seed for seeds in seen.values() for seed in seeds}) == 6
+
+
 def test_whole_tensors_arrive_in_their_shape(make_source: Callable[..., Any]) -> None:
     seen: list[tuple[int, ...]] = []
 

@@ -148,6 +148,44 @@ def test_exact_cancellation_takes_the_declared_sign(policy: str, want: float) ->
     assert out.tolist() == [want, 1.0, 1.0, -1.0]
 
 
+@pytest.mark.parametrize("policy", ["positive", "negative", "majority"])
+def test_equal_negative_scales_turn_the_result_of_exact_cancellations_too(policy: str) -> None:
+    rows = ([0.5, 1.0, 1.0], [-0.25, 0.0, -2.0], [-0.25, 0.0, 1.0])
+    source = StateDictSource(
+        {"w": torch.zeros(3)}, {t: {"w": torch.tensor(r)} for t, r in zip("abc", rows, strict=True)}
+    )
+    up, down = (
+        merge_tensor(prepare("ties", source, {"density": 1.0, "zero_sign": policy, "scale": s}), source, "w")
+        for s in (1.0, -1.0)
+    )
+    assert isinstance(up, torch.Tensor)
+    assert isinstance(down, torch.Tensor)
+    assert torch.equal(up, -down)
+
+
+def test_consensus_with_ties_takes_the_majority_of_the_scaled_votes() -> None:
+    rows = ([0.5, 0.0, 0.0], [0.5, -1.0, -1.0])
+    source = StateDictSource(
+        {"w": torch.zeros(3)}, {t: {"w": torch.tensor(r)} for t, r in zip("ab", rows, strict=True)}
+    )
+    values = {"multi_task_vector": "ties", "density": 1.0, "min_tasks": 0, "scale": {"a": 1.0, "b": -1.0}}
+    out = merge_tensor(prepare("consensus", source, values), source, "w")
+    assert isinstance(out, torch.Tensor)
+    assert out.tolist() == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("rule", ["mass", "frequency", "largest_norm_share", "norm_share_mass", "none"])
+def test_a_task_equal_to_the_base_changes_no_ties_merge(rule: str) -> None:
+    def merged(names: str) -> torch.Tensor:
+        tuned = {t: {"w": torch.from_numpy(TUNED[NAMES.index(t)] if t != "e" else BASE)} for t in names}
+        source = StateDictSource({"w": torch.from_numpy(BASE)}, tuned)
+        out = merge_tensor(prepare("ties", source, {"density": 0.6, "sign_rule": rule}), source, "w")
+        assert isinstance(out, torch.Tensor)
+        return out
+
+    assert torch.equal(merged("abcd"), merged("abcde"))
+
+
 def test_majority_of_zero_counts_as_negative() -> None:
     rows = ([0.5, 1.0, -1.0], [-0.5, 0.0, 0.0])
     source = StateDictSource(

@@ -59,6 +59,11 @@ def test_moving_a_common_scale_costs_nothing(counted: CountingSource) -> None:
     assert sum(counted.read.values()) == 0
 
 
+def test_scale_zero_reads_no_task(counted: CountingSource) -> None:
+    merge_tensor(prepare("ties", counted, {"scale": 0}), counted, "w")
+    assert sum(counted.read.values()) == 0
+
+
 PARAMETERS: list[dict[str, Any]] = [
     {"density": 0.3},
     {"scope": "tensor"},
@@ -73,13 +78,16 @@ PARAMETERS: list[dict[str, Any]] = [
     {"trim_rule": "norm_fraction", "trim_amount": 0.8},
     {"trim_rule": "norm_fraction", "trim_amount": 0.8, "scope": "tensor"},
     {"rescale": "l1"},
+    {"rescale": "l1", "density": 0.5},
+    {"trim_count": "exact"},
     {},
 ]
 
 
-def test_a_shared_cache_never_changes_a_result(make_source: Any) -> None:
+@pytest.mark.parametrize("dyadic", [True, False], ids=["many ties", "no ties"])
+def test_a_shared_cache_never_changes_a_result(dyadic: bool, make_source: Any) -> None:
     """Every setting asked for after all others gives the bits it gives alone."""
-    source, store = make_source(4, dyadic=True), Store()
+    source, store = make_source(4, dyadic=dyadic), Store()
     for parameters in [*PARAMETERS, *reversed(PARAMETERS)]:
         shared = prepare("ties", source, parameters, cache=store)
         alone = prepare("ties", source, parameters)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from explorer.results import SCOPE, SCOPE_COLUMNS, SCORES, Column, Result, count, fraction, number, text
 
@@ -164,7 +167,8 @@ def scores(
             accuracy = correct / done if done else np.nan
             half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / done) if done else np.nan
             values = {"n": done, "n_total": n_total, "correct": correct, "accuracy": accuracy}
-            values |= {"low": max(0.0, accuracy - half), "high": min(1.0, accuracy + half)}
+            # Not symmetric, as Wilson intervals are not.
+            values |= {"low": max(0.0, accuracy - 1.2 * half), "high": min(1.0, accuracy + half)}
             rows.append({"model": model, "task": task, **values})
     return result("scores", tasks, rows, SCORES)
 
@@ -195,3 +199,17 @@ EXAMPLES: dict[str, Callable[..., Result]] = {
 def emptied(full: Result) -> Result:
     """The same result without any row."""
     return Result(full.kind, full.tasks, full.table.iloc[:0], full.columns)
+
+
+def read(figure: go.Figure) -> dict[str, Any]:
+    """A figure as a dict whose numbers are numpy arrays again: plotly packs them as base64 text."""
+    return _unpacked(figure.to_dict())
+
+
+def _unpacked(part: Any) -> Any:
+    if isinstance(part, dict):
+        if "bdata" in part:
+            flat = np.frombuffer(base64.b64decode(part["bdata"]), dtype=part["dtype"])
+            return flat.reshape([int(n) for n in str(part.get("shape", flat.size)).split(",")])
+        return {key: _unpacked(inner) for key, inner in part.items()}
+    return [_unpacked(inner) for inner in part] if isinstance(part, (list, tuple)) else part

@@ -69,7 +69,12 @@ def test_report_cuts_long_tables_and_says_so() -> None:
 def test_csv_text_runs_nowhere(cell: str) -> None:
     text = csv_text(pd.DataFrame({cell: [1.0], "task": pd.Series([cell], dtype=object)}))
     header, row = list(csv.reader(io.StringIO(text, newline="")))
-    assert header[0] == "'" + cell and row[1] == "'" + cell
+    assert header[0] == row[1] == "'" + cell.replace("\r", "\n")
+
+
+def test_csv_rows_cannot_be_forged() -> None:
+    rows = list(csv.reader(io.StringIO(csv_text(pd.DataFrame({"task": ["a\r=1", "b"]})), newline="")))
+    assert rows == [["task"], ["a\n=1"], ["b"]]
 
 
 def test_csv_keeps_numbers_exact_and_plain_names() -> None:

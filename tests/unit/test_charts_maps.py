@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from chart_examples import TASKS, cosine, mask_agreement, mask_overlap, minority_mass, norm_profile, sign_conflict
+from chart_examples import TASKS, cosine, mask_agreement, mask_overlap, minority_mass, norm_profile, read, sign_conflict
 
 from explorer.results import Result
 from viz.charts import CHARTS
@@ -21,7 +21,7 @@ def changed(result: Result, rows: pd.Series, **values: object) -> Result:
 
 def test_map_of_all_tasks_shows_the_excess_and_leaves_empty_cells_blank() -> None:
     result = minority_mass()
-    figure = CHARTS.get("sign_conflict_map")(result).to_dict()
+    figure = read(CHARTS.get("sign_conflict_map")(result))
     trace, meta = figure["data"][0], figure["layout"]["meta"]
     assert meta["x"] == ["embeddings", "layer 0", "layer 1"]
     row = result.at("cell", layer="layer 0", kind="mlp in").iloc[0]
@@ -39,16 +39,16 @@ def test_map_of_all_tasks_shows_the_excess_and_leaves_empty_cells_blank() -> Non
 
 def test_map_orders_layers_by_depth_and_not_by_name() -> None:
     result = minority_mass()
-    names = {"layer 0": "layer 10", "layer 1": "layer 9"}
+    names = {"layer 0": "layer 9", "layer 1": "layer 10"}
     table = result.table.iloc[::-1].assign(layer=lambda t: t["layer"].replace(names))
     meta = CHARTS.get("sign_conflict_map")(Result(result.kind, TASKS, table, result.columns)).layout.meta
-    assert list(meta["x"]) == ["embeddings", "layer 10", "layer 9"]
+    assert list(meta["x"]) == ["embeddings", "layer 9", "layer 10"]
 
 
 def test_map_of_a_pair_in_either_order() -> None:
     result = sign_conflict()
     own = CHARTS.get("sign_conflict_map")
-    one, other = (own(result, pair=p).to_dict()["data"][0]["z"] for p in (("spam", "movies"), ("movies", "spam")))
+    one, other = (read(own(result, pair=p))["data"][0]["z"] for p in (("spam", "movies"), ("movies", "spam")))
     np.testing.assert_array_equal(one, other)
     row = result.at("cell", task_a="movies", task_b="spam", layer="layer 0", kind="mlp in").iloc[0]
     meta = own(result).layout.meta
@@ -61,7 +61,7 @@ def test_map_without_a_pair_pools_counts_and_not_rates() -> None:
     cell = (result.table["level"] == "cell") & (result.table["kind"] == "mlp in") & (result.table["layer"] == "layer 0")
     result = changed(result, cell, conflict=0.5, n_both=1000)
     result = changed(result, cell & (result.table["task_b"] == "b"), conflict=1.0, n_both=9000)
-    figure = CHARTS.get("sign_conflict_map")(result).to_dict()
+    figure = read(CHARTS.get("sign_conflict_map")(result))
     meta = figure["layout"]["meta"]
     z = figure["data"][0]["z"][meta["y"].index("mlp in"), meta["x"].index("layer 0")]
     assert z == pytest.approx(100 * ((9000 * 1.0 + 2000 * 0.5) / 11000 - 0.5))
@@ -96,7 +96,7 @@ def test_mass_caption() -> None:
 
 def test_pairs_are_symmetric_with_an_empty_diagonal() -> None:
     result = sign_conflict()
-    trace = CHARTS.get("sign_conflict_pairs")(result).to_dict()["data"][0]
+    trace = read(CHARTS.get("sign_conflict_pairs")(result))["data"][0]
     np.testing.assert_array_equal(trace["z"], trace["z"].T)
     assert np.isnan(np.diag(trace["z"])).all() and trace["z"].shape == (7, 7)
     row = result.at("model", task_a="movies", task_b="spam").iloc[0]
@@ -112,12 +112,12 @@ def test_twenty_tasks_have_no_text_in_squares() -> None:
         ("sign_conflict_pairs", sign_conflict(tasks)), ("cosine_map", cosine(tasks)),
         ("mask_overlap_pairs", mask_overlap(tasks, (0.4,))),
     ):  # fmt: skip
-        assert all(t.get("texttemplate") is None for t in CHARTS.get(name)(result).to_dict()["data"])
+        assert all(t.get("texttemplate") is None for t in read(CHARTS.get(name)(result))["data"])
 
 
 def test_cosine_scale_fits_the_pairs_and_not_the_diagonal() -> None:
     result = cosine()
-    own, squares = CHARTS.get("cosine_map")(result).to_dict()["data"]
+    own, squares = read(CHARTS.get("cosine_map")(result))["data"]
     assert np.isnan(np.diag(squares["z"])).all() and squares["zmax"] == pytest.approx(0.1)
     assert np.isfinite(np.diag(own["z"])).all() and own["showscale"] is False
     row = result.at("model", task_a="movies", task_b="spam").iloc[0]
@@ -137,7 +137,7 @@ def test_cosine_caption_says_whether_chance_explains_it() -> None:
 
 def test_overlap_has_iou_below_lift_above_and_density_between() -> None:
     result = mask_overlap()
-    figure = CHARTS.get("mask_overlap_pairs")(result, mask_threshold=1.5).to_dict()
+    figure = read(CHARTS.get("mask_overlap_pairs")(result, mask_threshold=1.5))
     iou, lift, density = figure["data"]
     row = result.at("model", task_a="movies", task_b="spam", threshold=1.5).iloc[0]
     i, j = TASKS.index("movies"), TASKS.index("spam")
@@ -159,11 +159,9 @@ def test_overlap_takes_the_nearest_computed_threshold_and_says_so() -> None:
 def test_masks_that_never_meet_are_drawn() -> None:
     result = mask_overlap(("a", "b"), (0.4,))
     apart = changed(result, result.table["task_a"] == "a", iou=0.0, lift=0.0)
-    assert CHARTS.get("mask_overlap_pairs")(apart).to_dict()["data"][1]["z"][0, 1] == -10
+    assert read(CHARTS.get("mask_overlap_pairs")(apart))["data"][1]["z"][0, 1] == -10
     both_empty = changed(result, result.table["task_a"] == "a", iou=np.nan, lift=np.nan, null=np.nan)
-    assert (
-        "both masks are empty" in CHARTS.get("mask_overlap_pairs")(both_empty).to_dict()["data"][0]["hovertext"][1, 0]
-    )
+    assert "both masks are empty" in read(CHARTS.get("mask_overlap_pairs")(both_empty))["data"][0]["hovertext"][1, 0]
     assert "no two masks" in CHARTS.get("mask_overlap_pairs").caption_of(both_empty)
 
 
@@ -182,7 +180,7 @@ def test_overlap_caption() -> None:
 
 def test_agreement_bars_add_up_and_use_the_words() -> None:
     result = mask_agreement()
-    figure = CHARTS.get("mask_agreement_layers")(result, mask_threshold=0.5).to_dict()
+    figure = read(CHARTS.get("mask_agreement_layers")(result, mask_threshold=0.5))
     bars = [t for t in figure["data"] if t["showlegend"]]
     assert [t["name"] for t in bars] == [
         "catastrophic", "selfish", "2 tasks", "3 tasks", "4 tasks", "5 tasks", "6 tasks", "universal",
@@ -211,12 +209,12 @@ def test_agreement_caption() -> None:
 
 def test_norms_keep_the_colour_of_their_task() -> None:
     result = norm_profile()
-    traces = CHARTS.get("norm_profile")(result, colours={"spam": "#abcdef"}).to_dict()["data"]
+    traces = read(CHARTS.get("norm_profile")(result, colours={"spam": "#abcdef"}))["data"]
     assert traces[-1]["name"] == "spam" and traces[-1]["line"]["color"] == "#abcdef"
     assert len({t["line"]["color"] for t in traces}) == len({t["marker"]["symbol"] for t in traces}) == 7
     row = result.at("layer", layer="layer 0", task="spam").iloc[0]
     assert traces[-1]["y"][1] == pytest.approx(100 * row["relative_norm"])
-    by_kind = CHARTS.get("norm_profile")(result, by="kind").to_dict()
+    by_kind = read(CHARTS.get("norm_profile")(result, by="kind"))
     assert by_kind["data"][0]["mode"] == "markers" and len(by_kind["data"][0]["x"]) == 8
     assert by_kind["layout"]["xaxis"]["title"]["text"] == "kind of module"
 

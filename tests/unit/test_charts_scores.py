@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chart_examples import TASKS, scores, trail
+from chart_examples import TASKS, read, scores, trail
 
 from explorer.results import Result
 from viz.charts import CHARTS
@@ -32,7 +32,7 @@ def by_name(figure: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 def test_marks_and_intervals() -> None:
     result = scores()
-    marks = by_name(SCORES(result, colours={"spam": "#abcdef"}).to_dict())
+    marks = by_name(read(SCORES(result, colours={"spam": "#abcdef"})))
     assert set(marks) == {"merged", "base", "expert", "chance", "previous"}
     spam = result.table[(result.table["model"] == "merged") & (result.table["task"] == "spam")].iloc[0]
     mark = marks["merged"][-1]
@@ -48,54 +48,54 @@ def test_marks_and_intervals() -> None:
 
 def test_rows_stay_in_the_given_order() -> None:
     shuffled = Result("scores", TASKS, scores().table.iloc[::-1], scores().columns)
-    axis = SCORES(shuffled).to_dict()["layout"]["yaxis"]
+    axis = read(SCORES(shuffled))["layout"]["yaxis"]
     assert axis["ticktext"] == list(TASKS) and axis["range"][0] > axis["range"][1]
     assert list(SCORES.table_of(shuffled)["task"].drop_duplicates()) == list(TASKS)
 
 
 def test_share_of_the_expert_is_written_at_the_right() -> None:
-    figure = SCORES(with_accuracies({"merged": [0.8, 0.45], "expert": [0.8, 0.9]})).to_dict()
+    figure = read(SCORES(with_accuracies({"merged": [0.8, 0.45], "expert": [0.8, 0.9]})))
     texts = [a["text"] for a in figure["layout"]["annotations"]]
     assert texts == ["100 %", "50 %", "of expert"]
 
 
 def test_quick_estimates_are_marked() -> None:
     result = scores(n=48)
-    figure = SCORES(result).to_dict()
+    figure = read(SCORES(result))
     assert all("quick: 48 of 400" in t for t in figure["layout"]["yaxis"]["ticktext"])
     merged = by_name(figure)["merged"][0]
     assert merged["marker"]["opacity"] < 1 and "quick: 48 of 400 examples" in merged["hovertext"][0]
     assert SCORES.caption_of(result).startswith("Quick estimate on 336 of 2,800 examples: on average over 7 tasks")
-    assert "quick" not in str(SCORES(scores()).to_dict())
+    assert "quick" not in str(read(SCORES(scores())))
 
 
 def test_relative_divides_by_the_expert() -> None:
     result = with_accuracies({"merged": [0.8, 0.45], "expert": [0.8, 0.9], "base": [0.4, 0.45]})
-    figure = SCORES(result, relative=True).to_dict()
+    figure = read(SCORES(result, relative=True))
     marks = by_name(figure)
     assert [t["x"][0] for t in marks["merged"]] == pytest.approx([100, 50])
     assert list(marks["base"][0]["x"]) == pytest.approx([50, 50])
     assert "expert" in figure["layout"]["xaxis"]["title"]["text"]
-    without = SCORES(with_accuracies({"merged": [0.8, 0.45]}), relative=True).to_dict()
-    assert "needs the experts" in without["layout"]["annotations"][0]["text"]
+    without = read(SCORES(with_accuracies({"merged": [0.8, 0.45]}), relative=True))
+    assert "needs the<br>experts" in without["layout"]["annotations"][0]["text"]
 
 
 @pytest.mark.parametrize("models", [("merged",), ("base", "expert"), ("merged", "pinned A", "pinned B")])
 def test_only_some_models(models: tuple[str, ...]) -> None:
     result = scores(TASKS, models)
-    assert set(by_name(SCORES(result).to_dict())) == set(models)
+    assert set(by_name(read(SCORES(result)))) == set(models)
     assert ("not been scored" in SCORES.caption_of(result)) == ("merged" not in models)
 
 
 def test_an_unscored_task_is_left_out() -> None:
     result = scores(("spam",), n=0)
-    assert "merged" not in by_name(SCORES(result).to_dict())
+    assert "merged" not in by_name(read(SCORES(result)))
     assert SCORES.caption_of(result) == "The merged model has not been scored yet."
 
 
 def test_an_expert_at_zero_gives_no_share() -> None:
     result = with_accuracies({"merged": [0.8, 0.45], "expert": [0.0, 0.9]})
-    figure = SCORES(result).to_dict()
+    figure = read(SCORES(result))
     assert [a["text"] for a in figure["layout"]["annotations"]] == ["50 %", "of expert"]
     assert "reaches 62.5 % accuracy" in SCORES.caption_of(result)
 
@@ -113,7 +113,7 @@ def test_caption_numbers() -> None:
 
 def test_trail_lines_and_ring() -> None:
     result = trail()
-    figure = TRAIL(result, current=4).to_dict()
+    figure = read(TRAIL(result, current=4))
     mean, worst, ring = figure["data"]
     np.testing.assert_allclose(mean["y"], 100 * result.table["normalized"])
     np.testing.assert_allclose(worst["y"], 100 * result.table["worst"])
@@ -121,8 +121,8 @@ def test_trail_lines_and_ring() -> None:
     assert mean["marker"]["symbol"] == ["circle"] * 8 + ["circle-open"]
     for part in ("move 1 · ties", "density 0.2, scale 0.1", "worst spam"):
         assert part in mean["hovertext"][0]
-    assert list(TRAIL(result).to_dict()["data"][2]["x"]) == [9, 9], "the last move without a choice"
-    assert list(TRAIL(result, current=77).to_dict()["data"][2]["x"]) == [9, 9], "an unknown move is the last"
+    assert list(read(TRAIL(result))["data"][2]["x"]) == [9, 9], "the last move without a choice"
+    assert list(read(TRAIL(result, current=77))["data"][2]["x"]) == [9, 9], "an unknown move is the last"
 
 
 def test_trail_caption_compares_with_the_move_before() -> None:
@@ -139,5 +139,5 @@ def test_trail_caption_compares_with_the_move_before() -> None:
 
 
 def test_trail_of_one_move() -> None:
-    figure = TRAIL(trail(moves=1)).to_dict()
+    figure = read(TRAIL(trail(moves=1)))
     assert len(figure["data"][0]["x"]) == 1 and figure["layout"]["xaxis"]["dtick"] == 1

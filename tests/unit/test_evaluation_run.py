@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +43,13 @@ class Counting(nn.Module):
     def __init__(self, inner: nn.Module, token: CancelToken | None = None, cancel_at: int = 0) -> None:
         super().__init__()
         self.inner, self.token, self.cancel_at, self.passes = inner, token, cancel_at, 0
+        self.lock = threading.Lock()
 
     def forward(self, **inputs: Tensor) -> object:
-        self.passes += 1
-        if self.token and self.passes == self.cancel_at:
-            self.token.cancel()
+        with self.lock:
+            self.passes += 1
+            if self.token and self.passes == self.cancel_at:
+                self.token.cancel()
         return self.inner(**inputs)
 
 
@@ -136,12 +142,47 @@ def test_cancelling_stops_within_one_batch(checkpoint: Path, tmp_path: Path) -> 
     module = Counting(load_module(checkpoint), token, cancel_at=before + 2)
     with pytest.raises(Cancelled):
         list(evaluator.run(module, key="k", cancel=token, store=store))
-    assert module.passes == before + 2
+    stopped = module.passes
+    assert before + 2 <= stopped < before + 2 + torch.get_num_threads()  # others may have begun theirs
     with pytest.raises(Cancelled):
         list(evaluator.run(module, key="other", cancel=token))
-    assert module.passes == before + 2
+    assert module.passes == stopped
     list(evaluator.run(module, key="k", store=store))
-    assert module.passes == before + 2 + 2 * blocks[2]  # blocks finished before the cancel were held
+    assert module.passes == stopped + 2 * blocks[2]  # blocks finished before the cancel were held
+
+
+def test_nothing_reads_the_weights_after_a_cancel() -> None:
+    from explorer.evaluation._pool import map_batches
+
+    running: list[int] = []
+
+    def slow(item: int) -> int:
+        running.append(item)
+        time.sleep(0.02)
+        running.remove(item)
+        if item == 9:
+            raise Cancelled("stopped")
+        return item * item
+
+    with pytest.raises(Cancelled):
+        map_batches(slow, range(10))
+    assert running == []
+    assert map_batches(slow, range(5)) == [0, 1, 4, 9, 16]
+
+
+def test_scoring_leaves_the_number_of_threads_alone() -> None:
+    code = """
+import sys, threading, torch
+from explorer.evaluation._pool import map_batches
+torch.set_num_threads(3)
+inside = map_batches(lambda _: torch.get_num_threads(), range(6))
+seen = []
+thread = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+thread.start(); thread.join()
+print(inside, torch.get_num_threads(), seen, map_batches(lambda _: torch.get_num_threads(), range(2)))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[1, 1, 1, 1, 1, 1] 3 [3] [1, 1]"
 
 
 def test_held_blocks_need_no_forward_pass(checkpoint: Path, tmp_path: Path) -> None:

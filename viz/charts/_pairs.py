@@ -46,7 +46,8 @@ def square(tasks: Sequence[str]) -> dict[str, Any]:
     every = 1 if len(tasks) <= 24 else None
     # On a telephone only every second of many columns has room for a name; the rows have them all.
     columns = names_axis(tasks, 14, 2 if 12 < len(tasks) <= 24 else every)
-    columns |= {"tickangle": -45 if len(tasks) <= 10 else -90}
+    # plotly sets the title too near to upright labels, hence the greater distance.
+    columns |= {"tickangle": -45} if len(tasks) <= 10 else {"tickangle": -90, "title": {"standoff": 30}}
     return {
         "xaxis": columns,
         "yaxis": downwards(names_axis(tasks, 14, every)),

@@ -143,7 +143,8 @@ def _caption(result: Result, *, mask_threshold: float) -> str:
     if row["iou"] <= row["null"]:
         return f"{start(said)}; none of the {len(known)} pairs is above its chance level."
     above = int((known["iou"] > (1 + ABOUT) * known["null"]).sum())
-    return f"{start(said)}; of {len(known)} pairs it is furthest above chance, and {above} are more than a tenth above."
+    rest = f"{above or 'none'} are more than a tenth above"
+    return f"{start(said)}; of {len(known)} pairs it is furthest above chance, and {rest}."
 
 
 @mask_overlap_pairs.table

@@ -54,12 +54,13 @@ def sign_conflict_pairs(result: Result) -> go.Figure:
     texts = pair_grid(rows, tasks, lambda row: percent(row["conflict"]).removesuffix(" %"), "", object)
     hover = pair_grid(rows, tasks, _hover, no_row(), object)
     limit = symmetric_limit(excess, 1.0)
+    title = "number: % in conflict" if len(tasks) <= 10 else "percentage points from chance"
     figure = frame(square_height(len(tasks)), x="task", y="task", **square(tasks))
     return ground(figure).add_heatmap(
         z=excess, zmin=-limit, zmid=0, zmax=limit, colorscale=DIVERGING, xgap=1, ygap=1, hovertext=hover,
         hoverinfo="text", text=texts if len(tasks) <= 10 else None,
         texttemplate="%{text}" if len(tasks) <= 10 else None,
-        colorbar=colour_bar("number: % in conflict<br>colour: ← below · above chance →"),
+        colorbar=colour_bar(f"{title}<br>colour: ← below · above chance →"),
     )  # fmt: skip
 
 

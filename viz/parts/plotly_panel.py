@@ -14,6 +14,7 @@ from plotly.io.json import to_json_plotly
 
 from explorer.errors import ParameterError, sentence
 from viz import style
+from viz.export import csv_text
 from viz.parts import assets
 
 _THEMES: tuple[style.Theme, ...] = ("light", "dark")
@@ -103,21 +104,6 @@ def panel_value(
         "how": how,
         "note": note,
     }
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    """A table as CSV in which no text cell can act as a spreadsheet formula."""
-    safe = table.rename(columns=lambda column: _inert(str(column)))
-    columns = [safe.iloc[:, i] for i in range(safe.shape[1])]
-    inert = [c if pd.api.types.is_numeric_dtype(c) else c.astype(object).map(_inert) for c in columns]
-    return (pd.concat(inert, axis=1) if inert else safe).to_csv(index=False, lineterminator="\n")
-
-
-def _inert(cell: object) -> object:
-    """A cell that a spreadsheet shows instead of running: text like `=1+1` gets a leading apostrophe."""
-    if not isinstance(cell, str) or not cell.strip() or (cell.lstrip()[0] not in "=+-@" and cell[0] not in "\t\r"):
-        return cell
-    return cell if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", cell, re.IGNORECASE) else "'" + cell
 
 
 def _without_links(part: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,7 +17,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 from explorer.errors import InputError, all_problems, sentence
 from explorer.samples import FOLDER, sample_recipe
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL = ("127.0.0.1", "localhost")
+TEMP = os.environ.get("GRADIO_TEMP_DIR")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,9 +30,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         help="address to listen on; others need --auth",
     )
     parser.add_argument("--port", type=int, default=7860, help="port; the next free one when it is taken")
-    parser.add_argument(
-        "--models", type=Path, action="append", default=[], help="another folder checkpoints may lie in"
-    )
+    parser.add_argument("--models", type=Path, action="append", default=[], help="another folder of checkpoints")
     parser.add_argument("--tasks", type=Path, action="append", default=[], help="another folder of evaluation tasks")
     parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder that exports are written to")
     parser.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
@@ -53,8 +53,17 @@ def check(arguments: argparse.Namespace) -> None:
     if arguments.host not in LOCAL and not arguments.auth and not on_space:
         advice = "Add --auth NAME:PASSWORD, or listen on 127.0.0.1."
         problems.append(sentence("--host", "other hosts may connect only with a password", arguments.host, advice))
-    if arguments.auth and ":" not in arguments.auth:
-        problems.append(sentence("--auth", "must be NAME:PASSWORD", "no colon", "Write --auth me:secret."))
+    if arguments.auth and not all(arguments.auth.partition(":")):
+        got = "no colon" if ":" not in arguments.auth else "an empty name or password"
+        problems.append(sentence("--auth", "must be NAME:PASSWORD", got, "Write --auth me:secret."))
+    if not 1 <= arguments.port <= 65535:
+        problems.append(sentence("--port", "must be in [1, 65535]", arguments.port, "The default is 7860."))
+    if not 0 < arguments.budget < float("inf"):
+        problems.append(sentence("--budget", "must be above 0 GiB", arguments.budget, "The default is 6."))
+    if not re.fullmatch(r"\d+ ?(b|kb|mb|gb|tb)", arguments.max_upload, re.IGNORECASE):
+        problems.append(sentence("--max-upload", "must be a size", repr(arguments.max_upload), "Write 500mb or 2gb."))
+    if arguments.exports.exists() and not arguments.exports.is_dir():
+        problems.append(sentence("--exports", "must be a folder", f"the file {arguments.exports}", "Give another."))
     if problems:
         raise InputError(all_problems("app", problems))
 
@@ -77,9 +86,11 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
         device=arguments.device,
         budget_bytes=int(arguments.budget * (1 << 30)),
     )
+    # What gradio keeps of uploads and downloads goes when the server ends, unless somebody said where to keep it.
+    os.environ["GRADIO_TEMP_DIR"] = TEMP or str(bench.scratch / "page")
     page = build(bench)
     # A page of another site must not reach this server through a name that points here (DNS rebinding).
-    hosts = ["*"] if arguments.host not in LOCAL else ["127.0.0.1", "localhost", "[::1]"]
+    hosts = ["*"] if arguments.host not in LOCAL else list(LOCAL)
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
     page.queue(default_concurrency_limit=None, max_size=256)
     _, url, _ = page.launch(
@@ -116,13 +127,11 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
 def _free_port(host: str, wanted: int) -> int:
     import socket
 
-    for port in range(wanted, wanted + 100):
+    for port in range(wanted, min(wanted + 100, 65536)):
         with socket.socket() as probe:
             if probe.connect_ex((host if host != "0.0.0.0" else "127.0.0.1", port)) != 0:
                 return port
-    raise InputError(
-        sentence("--port", "a free port must be found", f"none from {wanted} on", "Choose another --port.")
-    )
+    raise InputError(sentence("--port", "a free port must be found", f"none from {wanted} on", "Choose another."))
 
 
 def main() -> int:

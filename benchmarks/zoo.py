@@ -24,6 +24,7 @@ import numpy as np
 from explorer.compute.device import pick_device
 from explorer.evaluation import Evaluator, find_tasks, load_module, load_task, wilson
 from explorer.live import LiveModel, load_resident
+from explorer.merging import METHODS
 from explorer.opening import open_models
 from explorer.recipe import Recipe
 from explorer.samples import FOLDER, sample_recipe
@@ -110,10 +111,12 @@ def main() -> int:
     rows: dict[str, dict[str, tuple[int, int]]] = zoo.references()
     experts = rows["single-task expert"]
     for method, grid in GRIDS.items():
-        rows[f"{method}, defaults"] = zoo.merged(method, {}, "test")
+        title = METHODS.get(method).title
+        rows[f"{title}, defaults"] = zoo.merged(method, {}, "test")
         best = max(grid, key=lambda values: mean(zoo.merged(method, values, "tune")))
-        if best and best != {}:
-            rows[f"{method}, {said(best)}"] = zoo.merged(method, best, "test")
+        defaults = {s.name: s.default for s in METHODS.get(method).specs}
+        if any(defaults[name] != value for name, value in best.items()):
+            rows[f"{title}, {said(best)}"] = zoo.merged(method, best, "test")
     names = list(zoo.recipe.task_names)
     print("| | " + " | ".join(names) + " | mean | of experts |")
     print("|---" * (len(names) + 3) + "|")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import yaml
 
@@ -15,7 +16,10 @@ from explorer.results import Result
 def model_card(
     recipe: Recipe, models: OpenModels, *, task: str | None = None, scores: Result | None = None, version: str = ""
 ) -> str:
-    """Markdown with the front matter that model hubs read; `task` names the one task a per-task model serves."""
+    """Markdown with the front matter that model hubs read; `task` names the one task a per-task model serves.
+
+    Paths that mean nothing on another machine appear by their last part; the recipe file beside it keeps them whole.
+    """
     method = METHODS.get(recipe.method)
     parts = [
         _front_matter(recipe),
@@ -37,10 +41,10 @@ def model_card(
         "### Configuration",
         "",
         "```yaml",
-        recipe.to_yaml().rstrip(),
+        _shareable_recipe(recipe).to_yaml().rstrip(),
         "```",
         "",
-        *_score_lines(scores),
+        *_score_lines(scores, task),
         f"Made with Task Interference Explorer {version}. To repeat it:",
         "`python -m explorer merge explorer_recipe.yaml OUT`.",
         "",
@@ -59,19 +63,31 @@ def _front_matter(recipe: Recipe) -> str:
 
 
 def _shareable(path: str) -> str:
-    """A relative path or hub name as it is; an absolute path, which means nothing elsewhere, by its last part."""
-    return Path(path).name if Path(path).is_absolute() else path
+    """A relative path or hub name as it is; a path that means nothing elsewhere by its last part."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    elsewhere = posix.is_absolute() or bool(windows.anchor) or windows.parts[:1] in (("..",), ("~",))
+    return windows.name or "model" if elsewhere else path
+
+
+def _shareable_recipe(recipe: Recipe) -> Recipe:
+    tasks = tuple(replace(t, checkpoint=_shareable(t.checkpoint)) for t in recipe.tasks)
+    return replace(recipe, base=_shareable(recipe.base), tasks=tasks)
 
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
-def _score_lines(scores: Result | None) -> list[str]:
+def _score_lines(scores: Result | None, task: str | None) -> list[str]:
+    """The scores of this folder's model: for a per-task model, those of its one task."""
     if scores is None:
         return []
     merged = scores.table[scores.table["model"] == "merged"]
+    merged = merged if task is None else merged[merged["task"] == task]
+    if not len(merged):
+        return []
     lines = ["### Evaluation", "", "| task | accuracy | 95 % interval | n |", "|---|---|---|---|"]
     for row in merged.itertuples():
-        lines.append(f"| {row.task} | {row.accuracy:.4f} | {row.low:.4f} to {row.high:.4f} | {row.n:.0f} |")
+        name = str(row.task).replace("|", "\\|")
+        lines.append(f"| {name} | {row.accuracy:.4f} | {row.low:.4f} to {row.high:.4f} | {row.n:.0f} |")
     return [*lines, ""]

@@ -1,18 +1,21 @@
 """The command line: the same functions as the page, generated from the same declarations.
 
-Exit codes: 0 done, 2 the input is wrong (one clear message on stderr), 1 anything else.
+Exit codes: 0 done; 2 the input is wrong; 1 anything else, such as an output folder that is taken, a full disk or
+Ctrl-C. Either way one clear message on stderr, and no traceback for what a person can mend.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from explorer.errors import ExplorerError, InputError, sentence
+from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
@@ -68,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     arguments = parser().parse_args(argv)
     try:
-        return _COMMANDS[arguments.command](arguments)
+        code = _COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()  # here, where a closed pipe can still be answered
+        return code
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,23 +81,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
+        _forget_output()
+        return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; nothing half-written remains", file=sys.stderr)
         return 1
 
 
+def _forget_output() -> None:
+    """Send what is still to be written nowhere, so that Python says nothing about the closed pipe as it ends."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):  # not a real file, as in tests
+        pass
+
+
 def named_tasks(texts: Sequence[str]) -> dict[str, str]:
-    """`NAME=PATH` or `PATH` (named after its folder or file) as name -> path. Raises InputError on a double name."""
+    """`NAME=PATH` or `PATH` (named after its folder or file) as name -> path.
+
+    A `=` inside an existing path, or after a folder separator, belongs to the path.
+    Raises InputError naming every empty or double name at once.
+    """
     named: dict[str, str] = {}
+    problems = []
     for text in texts:
         name, equals, path = text.partition("=")
-        if not equals:
+        if not equals or "/" in name or os.sep in name or Path(text).exists():
             name, path = Path(text).resolve().name.removesuffix(".safetensors"), text
-        if name in named:
-            raise InputError(sentence("tasks", "every task needs its own name", repr(name), "Write NAME=PATH."))
+        if not name or not path:
+            problems.append(sentence("tasks", "must be NAME=PATH or PATH", repr(text), "Write spam=models/spam."))
+        elif name in named:
+            problems.append(sentence("tasks", "every task needs its own name", repr(name), "Write NAME=PATH."))
         named[name] = path
+    if problems:
+        raise InputError(all_problems("tasks", problems))
     return named
 
 
@@ -122,6 +147,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _survey(arguments: argparse.Namespace) -> int:
     from explorer.library import survey_checkpoints
 
+    _make_folder(arguments.out)
     results = survey_checkpoints(
         arguments.base,
         named_tasks(arguments.tasks),
@@ -129,13 +155,12 @@ def _survey(arguments: argparse.Namespace) -> int:
         trim_density=arguments.trim_density,
         progress=_progress_line,
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
         result.save(arguments.out / f"{name}.json")
-        result.table.to_csv(arguments.out / f"{name}.csv", index=False)
+        _write_whole(arguments.out / f"{name}.csv", result.table.to_csv(index=False))
     summary = {name: json.loads(r.at("model").to_json(orient="records")) for name, r in results.items()}
     text = json.dumps(summary, indent=1, ensure_ascii=False)
-    (arguments.out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    _write_whole(arguments.out / "summary.json", text + "\n")
     if arguments.json:
         print(text)
         return 0
@@ -147,16 +172,46 @@ def _survey(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(sentence(str(folder), "must be a folder for the tables", reason, "Give another.")) from error
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _changed(recipe: Any, changes: Sequence[str]) -> Any:
+    """The recipe with method parameters replaced, also where its tasks had their own. Raises InputError."""
+    import yaml
+
+    for change in changes:
+        name, equals, text = change.partition("=")
+        if not equals or not name:
+            raise InputError(sentence("--set", "must be NAME=VALUE", repr(change), "For example --set density=0.3."))
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text  # the parameter's own check says what it must be
+        tasks = [replace(t, parameters={k: v for k, v in t.parameters.items() if k != name}) for t in recipe.tasks]
+        recipe = replace(recipe.with_parameters(**{name: value}), tasks=tuple(tasks))
+    return recipe
+
+
 def _merge(arguments: argparse.Namespace) -> int:
     from explorer.exporting import run_recipe
     from explorer.recipe import Recipe
 
-    recipe = Recipe.load(arguments.recipe)
-    for change in arguments.set:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise InputError(sentence("--set", "must be NAME=VALUE", repr(change), "For example --set density=0.3."))
-        recipe = recipe.with_parameters(**{name: value})
+    recipe = _changed(Recipe.load(arguments.recipe), arguments.set)
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
     return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from explorer.card import model_card
 from explorer.checkpoints.staging import Staging
 from explorer.checkpoints.writer import FolderWriter
 from explorer.compute.source import Source
+from explorer.errors import RecipeError, sentence
 from explorer.executor import CancelToken, ProgressCallback, SerialExecutor
 from explorer.merging import METHODS, Prepared, merge_tensor, prepare
-from explorer.opening import OpenModels, open_models, output_dtype
+from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
 from explorer.recipe import Recipe
 from explorer.results import Result
 
@@ -55,7 +58,7 @@ def run_recipe(
     `scores` (the table that `evaluate` gives) goes into the model card. A method with one output per task writes one
     model folder per task inside `out_dir`.
     Raises InputError when the recipe or a model cannot be used, OutputError when the folder cannot be written (then
-    nothing of it remains), Cancelled when asked to stop.
+    nothing of it remains; an earlier folder stays as it was), Cancelled when asked to stop.
     """
     recipe = recipe if isinstance(recipe, Recipe) else Recipe.load(Path(recipe))
     return write_merge(
@@ -82,14 +85,25 @@ def write_merge(
 ) -> Export:
     """Like `run_recipe` for models that are already open; `source` may be their resident copy."""
     started = time.perf_counter()
+    _spare_inputs(models, out_dir)
     source = source or models.source
     method = METHODS.get(recipe.method)
     prepared = prepare(method, source, recipe.values(), seed=recipe.seed, cancel=cancel)
     single = method.output == "single"
     job = _Job(recipe, models, source, prepared, scores, progress, cancel)
-    folders = (_write_folder(job, None, out_dir, overwrite),) if single else _write_per_task(job, out_dir, overwrite)
-    total = sum(f.stat().st_size for folder in folders for f in folder.iterdir())
+    folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)
+    total = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
     return Export(out_dir, folders, total, time.perf_counter() - started)
+
+
+def _spare_inputs(models: OpenModels, out_dir: Path) -> None:
+    """Refuse to write over a model that is being read: with `overwrite` it would be gone afterwards."""
+    target = out_dir.expanduser().resolve()
+    inputs = [c.path.resolve() for c in (models.base, *models.tasks.values())]
+    held = next((p for p in inputs if p == target or p.is_relative_to(target)), None)
+    if held is not None:
+        must = "the output must not replace a model of its own recipe"
+        raise RecipeError(sentence("merge", must, str(held), "Give another folder."))
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,7 @@ def _write_per_task(job: _Job, out_dir: Path, overwrite: bool) -> tuple[Path, ..
     staging = Staging(out_dir, overwrite=overwrite)
     staging.begin()
     try:
-        for index, name in enumerate(job.recipe.task_names):
-            _write_folder(job, index, staging.folder / name, overwrite=False)
+        _write_folders(job, [staging.folder / name for name in job.recipe.task_names], overwrite=False)
         with staging.guard("the recipe"):
             (staging.folder / RECIPE_FILE).write_text(job.recipe.to_yaml(), encoding="utf-8")
         staging.publish()
@@ -118,44 +131,52 @@ def _write_per_task(job: _Job, out_dir: Path, overwrite: bool) -> tuple[Path, ..
     return tuple(out_dir / name for name in job.recipe.task_names)
 
 
-def _write_folder(job: _Job, task_index: int | None, out_dir: Path, overwrite: bool) -> Path:
+def _write_folders(job: _Job, targets: Sequence[Path], overwrite: bool) -> tuple[Path, ...]:
+    """One folder for a single model, or one per task in order; every tensor is merged once."""
     base = job.models.base
     merged = set(job.models.names)
     dtypes = {n: output_dtype(job.recipe, i.dtype) if n in merged else i.dtype for n, i in base.tensors.items()}
     plan = {name: (info.shape, dtypes[name]) for name, info in base.tensors.items()}
 
-    def tensor(name: str) -> torch.Tensor:
+    def tensors(name: str) -> list[torch.Tensor]:
         if name not in merged:
-            return base.read(name)
+            return [base.read(name)] * len(targets)
         out = merge_tensor(job.prepared, job.source, name, dtypes[name])
-        return out if isinstance(out, torch.Tensor) else out[task_index or 0]
+        return [out] if isinstance(out, torch.Tensor) else out
 
-    with FolderWriter(out_dir, overwrite=overwrite) as writer:
-        writer.plan(plan)
+    with ExitStack() as stack:
+        writers = [stack.enter_context(FolderWriter(target, overwrite=overwrite)) for target in targets]
+        for writer in writers:
+            writer.plan(plan)
         values = SerialExecutor().map(
-            tensor, plan, total=len(plan), label="writing", progress=job.progress, cancel=job.cancel
+            tensors, plan, total=len(plan), label="writing", progress=job.progress, cancel=job.cancel
         )
-        for name, value in zip(plan, values, strict=True):
-            writer.add_tensor(name, value)
-        _write_companions(job, task_index, writer, dtypes)
-    return out_dir
+        for name, outs in zip(plan, values, strict=True):
+            for writer, out in zip(writers, outs, strict=True):
+                writer.add_tensor(name, out)
+        single = job.prepared.method.output == "single"
+        for writer, task in zip(writers, (None,) if single else job.recipe.task_names, strict=True):
+            _write_companions(job, task, writer, dtypes)
+    return tuple(targets)
 
 
-def _write_companions(job: _Job, task_index: int | None, writer: FolderWriter, dtypes: dict[str, torch.dtype]) -> None:
+def _write_companions(job: _Job, task: str | None, writer: FolderWriter, dtypes: dict[str, torch.dtype]) -> None:
     base = job.models.base
     if base.config:
-        writer.add_text("config.json", json.dumps(_config(base.config, dtypes), indent=2) + "\n")
-    if base.path.is_dir():
-        for name in _COPIED:
-            if (base.path / name).is_file():
-                writer.add_file(base.path / name, name)
-    task = None if task_index is None else job.recipe.task_names[task_index]
+        writer.add_text("config.json", json.dumps(_config(job.models, dtypes), indent=2) + "\n")
+    folder = companions_folder(base)
+    for name in _COPIED:
+        if (folder / name).is_file():
+            writer.add_file(folder / name, name)
     writer.add_text(RECIPE_FILE, job.recipe.to_yaml())
     writer.add_text("README.md", model_card(job.recipe, job.models, task=task, scores=job.scores, version=__version__))
 
 
-def _config(config: dict[str, Any], dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
-    """The base's configuration with the dtype that most merged numbers are stored in."""
-    floats = [d for d in dtypes.values() if d.is_floating_point]
-    common = max(set(floats), key=floats.count) if floats else torch.float32
-    return {**config, "dtype": str(common).removeprefix("torch.")}
+def _config(models: OpenModels, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
+    """The base's configuration with the dtype that most merged numbers are stored in, under the keys it may have."""
+    numbers: Counter[str] = Counter()
+    for name in models.names:
+        numbers[str(dtypes[name]).removeprefix("torch.")] += models.base.info(name).numel
+    common = min(numbers, key=lambda d: (-numbers[d], d))
+    older = {"torch_dtype": common} if "torch_dtype" in models.base.config else {}
+    return {**models.base.config, "dtype": common, **older}

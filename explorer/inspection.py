@@ -55,8 +55,8 @@ def inspect_open(models: OpenModels) -> Inspection:
 
 def inspect_aligned(alignment: Alignment) -> Inspection:
     """The tables of an alignment; reads weights once, to find frozen and tied tensors and a foreign ancestor."""
-    named = {"base": alignment.base, **alignment.tasks}
-    models = pd.DataFrame([_model_row(n, c) for n, c in named.items()])
+    named = [("base", alignment.base), *alignment.tasks.items()]  # pairs: a task may be called base too
+    models = pd.DataFrame([_model_row(n, c) for n, c in named])
     differences = pd.DataFrame([_difference_row(alignment, task) for task in alignment.tasks])
     lineage = [w for t in alignment.tasks if (w := _lineage(alignment, t))]
     unchanged = [

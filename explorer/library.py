@@ -19,7 +19,7 @@ from explorer.exporting import RECIPE_FILE, run_recipe
 from explorer.interference import survey
 from explorer.live import LiveModel, load_resident
 from explorer.merging import METHODS, merge_tensor, prepare
-from explorer.opening import OpenModels, open_all, open_models
+from explorer.opening import OpenModels, companions_folder, open_all, open_models
 from explorer.recipe import DTYPES, Recipe
 from explorer.results import Result
 from explorer.store import Store
@@ -122,12 +122,21 @@ def evaluate_model(
         return _evaluate_recipe(Recipe.load(path), tasks, known, split, on, progress)
     if (path / RECIPE_FILE).is_file() and not any(path.glob("*.safetensors")):
         folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
-        chosen = _tasks(tasks or [n for n in folders if n in known], known, split)
+        chosen = _tasks(tasks or _serving(path / RECIPE_FILE, known), known, split)
         _require_served([t.name for t in chosen], folders, str(path))
         one = lambda name: load_module(folders[name], device=on)  # noqa: E731
         return evaluate(one, chosen, folders[chosen[0].name], device=on, progress=progress)
-    chosen = _tasks(tasks or list(known), known, split)
-    return evaluate(load_module(path, device=on), chosen, path, device=on, progress=progress)
+    module = load_module(path, device=on)
+    folder = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
+    chosen = _tasks(tasks or _serving(folder / RECIPE_FILE, known), known, split)
+    return evaluate(module, chosen, folder, device=on, progress=progress)
+
+
+def _serving(recipe_file: Path, known: Mapping[str, Path]) -> list[str]:
+    """The known tasks that a merge was made of, where the folder says so; else every known task."""
+    if not recipe_file.is_file():
+        return list(known)
+    return [n for n in Recipe.load(recipe_file).task_names if n in known]
 
 
 def _evaluate_recipe(
@@ -143,11 +152,12 @@ def _evaluate_recipe(
     chosen = _tasks(tasks or default, known, split)
     if several:
         _require_served([t.name for t in chosen], dict.fromkeys(recipe.task_names), "recipe")
-    live = LiveModel(load_resident(open_models(recipe), device))
+    models = open_models(recipe)
+    live = LiveModel(load_resident(models, device))
     live.merge(recipe, cache=Store())
     module = live.module_for if several else live.module
     assert callable(module) or isinstance(module, nn.Module)
-    return evaluate(module, chosen, recipe.base, device=device, progress=progress)
+    return evaluate(module, chosen, companions_folder(models.base), device=device, progress=progress)
 
 
 def _require_served(names: Sequence[str], served: Mapping[str, Any], who: str) -> None:
@@ -166,7 +176,7 @@ def _tasks(names: Sequence[str], known: Mapping[str, Path], split: str) -> list[
         problems.append(sentence("tasks", "at least one must be named", "none", "Use --tasks NAME."))
     if problems:
         raise InputError(all_problems("tasks", problems))
-    return [load_task(known[n], split=split) for n in names]
+    return [load_task(known[n], split=split) for n in dict.fromkeys(names)]
 
 
 def _aligned(base: StateDict, tasks: Mapping[str, StateDict], policy: str) -> list[str]:

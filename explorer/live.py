@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explorer.compute.arena import Arena, Row
+from explorer.compute.arena import Arena, Row, arena_bytes
+from explorer.errors import CheckpointError, sentence
 from explorer.evaluation.models import bind, build_module
 from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
 from explorer.merging import METHODS, merge_into, prepare
@@ -51,14 +52,29 @@ def load_resident(models: OpenModels, device: torch.device) -> Resident:
     return Resident(models, Arena(models.source, device), fixed, compute)
 
 
+def resident_bytes(models: OpenModels) -> int:
+    """Bytes that `load_resident` would hold, to within the padding; reads no weights."""
+    merged = set(models.names)
+    others = [i for n, i in models.base.tensors.items() if n not in merged]
+    fixed = sum(i.numel * (torch.float32.itemsize if i.is_float else i.dtype.itemsize) for i in others)
+    return arena_bytes(models.source) + fixed
+
+
 def _widened(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else tensor.dtype).contiguous()
 
 
 class LiveModel:
-    """One session's merged model. Not thread-safe: one caller at a time."""
+    """One session's merged model. Not thread-safe: one caller at a time.
+
+    Raises CheckpointError when the base has no config.json, or transformers cannot make a model of it.
+    """
 
     def __init__(self, resident: Resident) -> None:
+        base = resident.models.base
+        if not base.config:
+            must, advice = "needs a config.json to be scored", "Put the model's config.json beside its weights."
+            raise CheckpointError(sentence(str(base.path), must, "none", advice))
         self.resident = resident
         self.arena = resident.arena
         self._row = self.arena.merged_row(resident.compute_dtype)
@@ -66,7 +82,7 @@ class LiveModel:
         self._stored_dtype: str | None = ""
         self._shown: int | None = None
         self._executor = ThreadExecutor(2) if self.arena.device.type == "cpu" else SerialExecutor()
-        self.module: nn.Module = build_module(resident.models.base.config, self.arena.device, resident.compute_dtype)
+        self.module: nn.Module = build_module(base.config, self.arena.device, resident.compute_dtype)
         bind(self.module, {**resident.fixed, **self._row.views()})
         self.key = ""
 

@@ -123,9 +123,8 @@ class Spec:
         """
         if isinstance(value, Mapping):
             if not self.per_task:
-                raise ParameterError(
-                    sentence(who, f"{self.name} takes one value", "one per task", "Give a single value.")
-                )
+                got, advice = "one per task", "Give a single value."
+                raise ParameterError(sentence(who, f"{self.name} takes one value", got, advice))
             return self._check_per_task(value, who, tasks)
         return self._check_one(value, who)
 
@@ -223,7 +222,7 @@ def _convert(value: Any, kind: type) -> Any:
         return value if isinstance(value, str) else None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     if kind is int:
         return int(number) if math.isfinite(number) and number == int(number) else None

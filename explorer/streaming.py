@@ -1,17 +1,20 @@
 """Scores of a setting as they become known: a quick estimate first, then the whole held-out set.
 
-Order: merge; the quick subset of every task; base and experts on the same subset (once per set of models); the rest of
-the merged model; the rest of base and experts. A newer request of the same session stops it at the next batch.
+Order: merge; the quick subset of each task; then larger blocks, round by round. Base and expert are scored on the same
+examples (once per set of models), so an estimate always compares like with like. A newer request of the same session
+stops it at the next batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from torch import nn
 
+from explorer.checkpoints import Checkpoint
 from explorer.errors import Cancelled
 from explorer.evaluation import Evaluator, Partial, Summary, TaskComparison, TaskScore, load_module, scores_table
 from explorer.executor import CancelToken
@@ -21,6 +24,8 @@ from explorer.recipe import Recipe
 from explorer.results import Result
 from explorer.session import Move
 from explorer.workbench import Slot, Workbench
+
+ModuleFor = Callable[[str], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,38 +77,40 @@ def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> 
     task carries the name of a merged task.
     """
     evaluator = bench.evaluator(recipe)
+    known = _Known()
+    if not evaluator.tasks:
+        bench.models(recipe)  # what is wrong with them is said all the same
+        yield _update(recipe, evaluator, known, 0.0, None, finished=True)
+        return
     with bench.turns.turn():
         token.check("merge")
         live = bench.live(slot, recipe)
         seconds = live.merge(recipe, cache=bench.store, cancel=token)
-    known = _Known()
-    runs = evaluator.run(live.module_for, key=live.key, cancel=token, store=bench.store)
+        key = live.key
+    runs = evaluator.run(live.module_for, key=key, cancel=token, store=bench.store)
+    references = _References(bench, evaluator, live.resident.models, known, token)
     partial: Partial | None = None
-    quick_done = False
     while (step := _next(bench, token, runs)) is not None:
         partial = step
+        references.catch_up(partial.task, partial.round)
         known.merged = dict(partial.scores)
-        yield _update(recipe, evaluator, known, seconds, partial, finished=False)
-        if partial.round_done and not quick_done:
-            quick_done = True
-            for _ in _references(bench, evaluator, live.resident.models, known, token, only_quick=True):
-                yield _update(recipe, evaluator, known, seconds, partial, finished=False)
-    for _ in _references(bench, evaluator, live.resident.models, known, token, only_quick=False):
-        yield _update(recipe, evaluator, known, seconds, partial, finished=False)
-    yield _update(recipe, evaluator, known, seconds, partial, finished=True)
+        yield _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)
 
 
 def current_scores(bench: Workbench, slot: Slot, recipe: Recipe) -> Result | None:
     """The merged model's scores that are held already, or None unless every example of this recipe is scored."""
     live = slot.live
     evaluator = bench.evaluator(recipe)
-    if live is None or not evaluator.tasks or live.key != weights_key(recipe, live.arena.digest):
+    if live is None or not evaluator.tasks:
+        return None
+    key = weights_key(recipe, live.arena.digest)
+    if live.key != key:
         return None
     scores: dict[str, TaskScore] = {}
     only_held = CancelToken()
     only_held.cancel()  # a block that is not held would need a forward pass, which this refuses
     try:
-        for partial in evaluator.run(live.module_for, key=live.key, store=bench.store, cancel=only_held):
+        for partial in evaluator.run(live.module_for, key=key, store=bench.store, cancel=only_held):
             scores = dict(partial.scores)
     except Cancelled:
         return None
@@ -116,35 +123,45 @@ def _next(bench: Workbench, token: CancelToken, runs: Iterator[Partial]) -> Part
         return next(runs, None)
 
 
-def _references(
-    bench: Workbench,
-    evaluator: Evaluator,
-    models: OpenModels,
-    known: _Known,
-    token: CancelToken,
-    *,
-    only_quick: bool,
-) -> Iterator[None]:
-    """Base on every task, each expert on its own; what is held from before costs nothing."""
-    names = list(evaluator.tasks)
-    jobs = [(known.base, models.base, names), *((known.expert, models.tasks[n], [n]) for n in names)]
-    for scores, checkpoint, tasks in jobs:
-        modules: list[nn.Module] = []
+class _References:
+    """Base and expert, scored on the same blocks as the merged model; what is held from before costs nothing."""
 
-        def module(_: str, modules: list[nn.Module] = modules, checkpoint: object = checkpoint) -> nn.Module:
-            if not modules:
-                modules.append(load_module(checkpoint.path, device=bench.device.torch))  # type: ignore[attr-defined]
-            return modules[0]
+    def __init__(
+        self, bench: Workbench, evaluator: Evaluator, models: OpenModels, known: _Known, token: CancelToken
+    ) -> None:
+        self._bench, self._evaluator, self._models = bench, evaluator, models
+        self._known, self._token = known, token
+        self._base = _loaded_once(models.base, bench.device.torch)
 
+    def catch_up(self, task: str, rounds: int) -> None:
+        """Score base and expert on a task's first blocks, where they are not held already."""
+        expert = self._models.tasks[task]
+        # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
+        whole = expert if expert.config else replace(expert, config=self._models.base.config)
+        self._score(self._known.base, self._models.base, self._base, task, rounds)
+        self._score(self._known.expert, expert, _loaded_once(whole, self._bench.device.torch), task, rounds)
+
+    def _score(
+        self, scores: dict[str, TaskScore], checkpoint: Checkpoint, module: ModuleFor, task: str, rounds: int
+    ) -> None:
         key = f"checkpoint/{checkpoint.digest}"
-        runs = evaluator.run(module, key=key, cancel=token, store=bench.store, only_quick=only_quick, tasks=tasks)
-        changed = False
-        while (partial := _next(bench, token, runs)) is not None:
-            before = {n: s.n for n, s in scores.items()}
-            scores.update({n: s for n, s in partial.scores.items() if s.n > before.get(n, 0)})
-            changed = changed or {n: s.n for n, s in scores.items()} != before
-        if changed:
-            yield None
+        runs = self._evaluator.run(module, key=key, cancel=self._token, store=self._bench.store, tasks=[task])
+        while (partial := _next(self._bench, self._token, runs)) is not None:
+            scores[task] = partial.scores[task]
+            if partial.round >= rounds:
+                return
+
+
+def _loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
+    """A checkpoint's module, loaded when an answer is first needed; freed with the function that is returned."""
+    held: list[nn.Module] = []
+
+    def module(_task: str) -> nn.Module:
+        if not held:
+            held.append(load_module(checkpoint, device=device))
+        return held[0]
+
+    return module
 
 
 def _update(

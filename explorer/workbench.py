@@ -11,80 +11,39 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from explorer.checkpoints import find_checkpoints, open_checkpoint
+from explorer.checkpoints import find_checkpoints
 from explorer.compute.device import pick_device
+from explorer.compute.source import Source
 from explorer.errors import ExplorerError, InputError, PathError, sentence
 from explorer.evaluation import EvaluationTask, Evaluator, find_tasks, load_task
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
 from explorer.exporting import Export, write_merge
 from explorer.inspection import Inspection, inspect_open
 from explorer.interference import survey
-from explorer.live import LiveModel, Resident, load_resident
+from explorer.live import LiveModel, Resident, load_resident, resident_bytes
 from explorer.merging import METHODS, Method
-from explorer.opening import OpenModels, open_models
+from explorer.opening import OpenModels, companions_folder, open_models
 from explorer.recipe import Recipe
 from explorer.results import Result
 from explorer.seeds import digest_of
 from explorer.session import Session
+from explorer.slots import Slot, Turns
 from explorer.store import Store
+from explorer.uploads import Uploads
 
 MAX_SLOTS = 32
-
-
-class Turns:
-    """A lock that is granted in the order of asking."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for one's turn on the device."""
-        mine = threading.Event()
-        with self._lock:
-            self._waiting.append(mine)
-            if self._waiting[0] is mine:
-                mine.set()
-        mine.wait()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._waiting.popleft()
-                if self._waiting:
-                    self._waiting[0].set()
-
-
-@dataclass
-class Slot:
-    """What one browser tab holds: its session, its newest request, and its live model once there is one."""
-
-    id: str
-    session: Session
-    token: CancelToken = field(default_factory=CancelToken)
-    live: LiveModel | None = None
-    lock: threading.RLock = field(default_factory=threading.RLock)
-
-    def newest(self) -> CancelToken:
-        """A token for a new request; the request before it is asked to stop."""
-        with self.lock:
-            self.token.cancel()
-            self.token = CancelToken()
-            return self.token
 
 
 class Workbench:
     """Models, tasks and sessions of one server.
 
-    `roots` are the only folders checkpoints may come from; `tasks_folders` hold evaluation tasks; `exports` is where
-    merges are written. `budget_bytes` bounds what is kept resident for all sessions together.
+    `roots` are the only folders checkpoints may come from, uploads apart; `tasks_folders` hold evaluation tasks;
+    `exports` is where merges are written; `scratch` is for temporary files and goes with the server. `budget_bytes`
+    bounds what is kept resident for all sessions together.
     """
 
     def __init__(
@@ -98,15 +57,17 @@ class Workbench:
         budget_bytes: int = 6 << 30,
     ) -> None:
         self.start = start
-        self._uploads = Path(tempfile.mkdtemp(prefix="explorer-uploads-")).resolve()
-        weakref.finalize(self, shutil.rmtree, self._uploads, ignore_errors=True)
-        self.roots = (*(Path(r).resolve() for r in roots), self._uploads)
+        self.scratch = Path(tempfile.mkdtemp(prefix="explorer-")).resolve()
+        weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
+        self.roots = tuple(dict.fromkeys(Path(r).resolve() for r in roots))
+        self._uploads = Uploads(self.scratch / "uploads")
         self.exports = Path(exports)
         self.device = pick_device(device)
         self.store = Store(budget_bytes)
         self.turns = Turns()
         self._tasks_folders = tuple(tasks_folders)
         self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._residents: weakref.WeakValueDictionary[str, Resident] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     def slot(self, id: str) -> Slot:
@@ -117,7 +78,8 @@ class Workbench:
             self._slots.move_to_end(id)
             while len(self._slots) > MAX_SLOTS:
                 _, oldest = self._slots.popitem(last=False)
-                oldest.newest()
+                oldest.free()
+                self._uploads.forget(oldest.id)
             return self._slots[id]
 
     def close(self, id: str) -> None:
@@ -125,16 +87,15 @@ class Workbench:
         with self._lock:
             slot = self._slots.get(id)
         if slot:
-            slot.newest()
-            slot.live = None
+            slot.free()
 
     def _models_key(self, recipe: Recipe) -> str:
         chosen = [(t.name, t.checkpoint) for t in recipe.tasks]
         return digest_of(recipe.base, chosen, recipe.policy, recipe.include, recipe.exclude)
 
     def models(self, recipe: Recipe) -> OpenModels:
-        """The recipe's models, opened and aligned; only from the allowed folders."""
-        return open_models(recipe, allowed=self.roots)
+        """The recipe's models, opened and aligned; only from the allowed folders and from uploads."""
+        return open_models(recipe, allowed=(*self.roots, self._uploads.folder))
 
     def available(self) -> list[Path]:
         """Checkpoints beneath the allowed folders, relative to the working folder where they lie in it."""
@@ -143,21 +104,8 @@ class Workbench:
         return [p.relative_to(here) if p.is_relative_to(here) else p for p in dict.fromkeys(found)]
 
     def receive(self, slot_id: str, files: Sequence[Path]) -> Path:
-        """Keep uploaded files as a checkpoint folder of one session; the path to open it by.
-
-        Raises InputError for anything but weights and their small companions, or when they are no checkpoint.
-        """
-        folder = self._uploads / digest_of(slot_id) / upload_name(files)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        try:
-            for file in files:
-                shutil.copyfile(file, folder / Path(file.name).name)
-            open_checkpoint(folder, allowed=self.roots)
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return folder
+        """Keep uploaded files as a checkpoint folder of one session; the path to open it by. See `Uploads`."""
+        return self._uploads.receive(slot_id, files)
 
     def method(self, name: str) -> Method:
         """A merge method by name. Raises UnknownNameError."""
@@ -172,11 +120,31 @@ class Workbench:
         return inspect_open(self.models(recipe))
 
     def resident(self, recipe: Recipe) -> Resident:
-        """The recipe's models in memory; shared by every session that has the same open."""
+        """The recipe's models in memory; shared by every session that has the same open.
+
+        Raises InputError when they are larger than the budget.
+        """
         models = self.models(recipe)
+        if not self._fits(models):
+            must = f"live merging needs its models in memory, at most {bytes_in_words(self.store.budget_bytes)}"
+            advice = "Start the app with a larger --budget, or export: that reads them piece by piece."
+            raise InputError(sentence("memory", must, bytes_in_words(resident_bytes(models)), advice))
         key = f"resident/{self._models_key(recipe)}/{models.source.digest}"
+        held = self._residents.get(key)  # a session may hold models that the store let go of
+        if held is not None:
+            self.store.put(key, held, held.resident_bytes)
+            return held
         make = lambda: load_resident(models, self.device.torch)  # noqa: E731
-        return self.store.get_or_make(key, make, lambda r: r.resident_bytes)
+        self._residents[key] = made = self.store.get_or_make(key, make, lambda r: r.resident_bytes)
+        return made
+
+    def _fits(self, models: OpenModels) -> bool:
+        return resident_bytes(models) <= self.store.budget_bytes
+
+    def _source(self, recipe: Recipe) -> Source:
+        """The resident copy of the recipe's tensors where it fits, else the files themselves: the same bits."""
+        models = self.models(recipe)
+        return self.resident(recipe).arena if self._fits(models) else models.source
 
     def evaluation_tasks(self, recipe: Recipe, split: str = "test") -> tuple[EvaluationTask, ...]:
         """The evaluation tasks that carry the names of the recipe's tasks, in its order."""
@@ -191,8 +159,9 @@ class Workbench:
     def evaluator(self, recipe: Recipe) -> Evaluator:
         """The evaluator of these tasks; tokenized examples are kept between settings."""
         tasks = self.evaluation_tasks(recipe)
-        key = "evaluator/" + digest_of(recipe.base, *(t.digest for t in tasks))
-        return self.store.get_or_make(key, lambda: Evaluator(tasks, recipe.base, self.device.torch), 16 << 20)
+        folder = companions_folder(self.models(recipe).base)
+        key = "evaluator/" + digest_of(folder, *(t.digest for t in tasks))
+        return self.store.get_or_make(key, lambda: Evaluator(tasks, folder, self.device.torch), 16 << 20)
 
     def survey(
         self,
@@ -203,13 +172,13 @@ class Workbench:
         cancel: CancelToken | None = None,
     ) -> dict[str, Result]:
         """Interference metrics of the recipe's models, kept by content, so the same question is answered at once."""
-        arena = self.resident(recipe).arena
+        source = self._source(recipe)
 
         def make() -> dict[str, Result]:
             executor = ThreadExecutor(2)
-            return survey(arena, metrics=metrics, trim_density=trim_density, executor=executor, cancel=cancel)
+            return survey(source, metrics=metrics, trim_density=trim_density, executor=executor, cancel=cancel)
 
-        key = f"survey/{arena.digest}/" + digest_of(sorted(metrics), trim_density)
+        key = f"survey/{source.digest}/" + digest_of(sorted(metrics), trim_density)
         return self.store.get_or_make(key, make, lambda results: sum(_table_bytes(r) for r in results.values()))
 
     def live(self, slot: Slot, recipe: Recipe) -> LiveModel:
@@ -219,7 +188,20 @@ class Workbench:
             if slot.live is None or slot.live.resident is not resident:
                 slot.live = None
                 slot.live = LiveModel(resident)
-            return slot.live
+            live = slot.live
+        self._make_room(slot)
+        return live
+
+    def _make_room(self, slot: Slot) -> None:
+        """Let go of the idlest sessions' models while those in use pass the budget; they load again when needed."""
+        with self._lock:
+            others = [s for s in self._slots.values() if s is not slot and s.live]
+        for other in others:
+            used = [s.live for s in (slot, *others) if s.live]
+            shared = {id(live.resident): live.resident.resident_bytes for live in used}
+            if sum(shared.values()) + sum(live.resident_bytes for live in used) <= self.store.budget_bytes:
+                return
+            other.live = None
 
     def warm_up(self) -> None:
         """Load the start models and compare them in the background, so that the first visitor need not wait."""
@@ -240,15 +222,16 @@ class Workbench:
         overwrite: bool = False,
         progress: ProgressCallback | None = None,
     ) -> Export:
-        """Write the merge to `exports/name`, from the same resident models that the page evaluates."""
+        """Write the merge to `exports/name`, from the same resident models that the page evaluates.
+
+        Raises PathError for a name that is none, OutputError as `run_recipe`.
+        """
         target = export_folder(self.exports, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        resident = self.resident(recipe)
         return write_merge(
             recipe,
-            resident.models,
+            self.models(recipe),
             target,
-            source=resident.arena,
+            source=self._source(recipe),
             scores=scores,
             overwrite=overwrite,
             progress=progress,
@@ -258,29 +241,27 @@ class Workbench:
 def export_folder(exports: Path, name: str) -> Path:
     """`exports/name` for a plain name. Raises PathError for anything that would leave the folder."""
     plain = name.strip()
-    if not plain or plain != Path(plain).name or plain.startswith(".") or len(plain) > 80 or "\\" in plain:
+    control = any(ord(c) < 32 for c in plain)
+    if not plain or plain != Path(plain).name or plain.startswith(".") or len(plain) > 80 or "\\" in plain or control:
         must = "the export's name must be a plain folder name of at most 80 characters"
         raise PathError(sentence("export", must, repr(name), "Use letters, digits, - and _."))
     return exports / plain
-
-
-def upload_name(files: Sequence[Path]) -> str:
-    """A folder name for uploaded files. Raises InputError unless they are weights and their companions."""
-    weights = [f for f in files if f.suffix == ".safetensors"]
-    strange = [f.name for f in files if f.suffix not in (".safetensors", ".json", ".txt", ".jinja")]
-    if not weights or strange:
-        got = ", ".join(strange) or "no .safetensors file"
-        advice = "Select model.safetensors (or all its shards and the index) and config.json together."
-        raise InputError(sentence("upload", "must be safetensors weights and their config", got, advice))
-    stem = min((f.stem for f in weights), key=len)
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60].strip("-") or "upload"
 
 
 def _table_bytes(result: Result) -> int:
     return int(result.table.memory_usage(deep=True).sum())
 
 
+def bytes_in_words(size_bytes: int) -> str:
+    """A size for a sentence, such as `1.5 GiB` or `16.0 MiB`."""
+    return f"{size_bytes / (1 << 30):.1f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / (1 << 20):.1f} MiB"
+
+
 def effective_scales(recipe: Recipe) -> Mapping[str, float]:
-    """Each task's `scale` in the recipe, empty where the method has none."""
-    value = recipe.values().get("scale", {})
+    """Each task's `scale`, given or by default; empty where the method has none. Raises as `check_method`."""
+    method = METHODS.get(recipe.method)
+    spec = next((s for s in method.specs if s.name == "scale"), None)
+    if spec is None:
+        return {}
+    value = spec.check(recipe.values().get("scale", spec.default), who=method.name, tasks=recipe.task_names)
     return value if isinstance(value, Mapping) else dict.fromkeys(recipe.task_names, value)

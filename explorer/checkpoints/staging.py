@@ -133,7 +133,6 @@ class Staging:
                     raise OutputError(self._taken()) from error
                 raise
             _sync(self.target.parent)
-        self._made_parents.clear()
         if aside:
             shutil.rmtree(aside, ignore_errors=True)
             _live.discard(aside)
@@ -153,7 +152,7 @@ class Staging:
         return aside
 
     def discard(self) -> None:
-        """Remove the hidden folder and the parents made for it; nothing happens after `publish`."""
+        """Remove the hidden folder and the empty parents made for it; after `publish` there are none."""
         shutil.rmtree(self.folder, ignore_errors=True)
         _live.discard(self.folder)
         self._remove_parents()

@@ -25,7 +25,7 @@ GROWTH = 4
 """Each block is this many times the one before: each halves the standard error of the whole so far."""
 
 BATCH_TOKENS = 512
-"""Tokens of a batch, padding included: 0.06 s of a 3-layer encoder on two cores, within 6 % of the best speed."""
+"""Tokens of a batch, padding included: 0.1 s of a 3-layer encoder on one core; halving it costs 10 % in all."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -190,3 +190,14 @@ def test_misuse_is_a_programming_error_and_leaves_nothing(tmp_path: Path, misuse
             writer.add_text("a.txt", "x")
             writer.add_text(names[misuse], "x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_byte_is_on_the_disk_before_the_folder_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[object] = []
+    fsync, rename = os.fsync, os.rename
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_ino), fsync(fd)))
+    monkeypatch.setattr(os, "rename", lambda a, b: (events.append("renamed"), rename(a, b)))
+    write(tmp_path / "out", STATE, shard_bytes=40)
+    before = events[: events.index("renamed")]
+    inodes = {p.stat().st_ino for p in [tmp_path / "out", *(tmp_path / "out").iterdir()]}
+    assert inodes <= set(before) and events[-1] == tmp_path.stat().st_ino

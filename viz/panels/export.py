@@ -74,7 +74,7 @@ class ExportPlace:
     def _download(self, folder: Path, size: int) -> dict[str, Any]:
         if size > _MAX_ZIP_BYTES:
             return gr.update(visible=False)
-        where = Path(tempfile.mkdtemp(prefix="explorer-zip-")) / folder.name
+        where = Path(tempfile.mkdtemp(prefix="zip-", dir=self.bench.scratch)) / folder.name
         archive = shutil.make_archive(str(where), "zip", folder.parent, folder.name)
         return gr.update(value=archive, visible=True)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from explorer.errors import ParameterError
 from explorer.params import Range, Spec
 from explorer.recipe import Recipe
 from explorer.session import with_values
@@ -31,35 +33,60 @@ def other_specs(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
 
 
 def recipe_from(recipe: Recipe, method: str, specs: tuple[Spec, ...], mixer: Any, controls: Any) -> Recipe:
-    """The recipe that the controls say. Raises ParameterError for anything out of range; nothing is trusted."""
+    """The recipe that the controls say. Raises ParameterError for anything out of range; nothing is trusted.
+
+    A control shows one value; where the recipe had one per task and the control still shows the first, all stay.
+    """
     mixed = mixer_spec(specs)
-    common = read_controls(controls, other_specs(specs), who=method)
-    common = {k: v for k, v in common.items() if v != next(s.default for s in specs if s.name == k)}
-    if mixed is None or not isinstance(mixed.allowed, Range):
-        return with_values(recipe, method, common, {})
-    coefficients = read_mixer(mixer, recipe.task_names, mixed.allowed.low, mixed.allowed.high)
-    return with_values(recipe, method, common, {mixed.name: coefficients})
+    shown = read_controls(controls, other_specs(specs), who=method)
+    several = _several(recipe, other_specs(specs)) if recipe.method == method else {}
+    per_task = {n: v for n, v in several.items() if next(iter(v.values())) == shown[n]}
+    defaults = {s.name: s.default for s in specs}
+    common = {k: v for k, v in shown.items() if k not in per_task and v != defaults[k]}
+    if mixed is not None and isinstance(mixed.allowed, Range):
+        per_task[mixed.name] = read_mixer(mixer, recipe.task_names, mixed.allowed.low, mixed.allowed.high)
+    return with_values(recipe, method, common, per_task)
+
+
+def _several(recipe: Recipe, specs: tuple[Spec, ...]) -> dict[str, dict[str, Any]]:
+    """The legal values that the recipe gives per task, complete and in task order: parameter -> task -> value."""
+    given = {s: v for s in specs if isinstance(v := recipe.values().get(s.name), Mapping)}
+    found = {}
+    for spec, value in given.items():
+        with contextlib.suppress(ParameterError):
+            found[spec.name] = spec.check(value, who=recipe.method, tasks=recipe.task_names)
+    return found
+
+
+def _coefficients(recipe: Recipe, spec: Spec) -> dict[str, float]:
+    """The recipe's value of a per-task parameter for every task; the default where it gives none, or none that fits."""
+    value = recipe.values().get(spec.name, spec.default)
+    try:
+        value = spec.check(value, who=recipe.method, tasks=recipe.task_names)
+    except ParameterError:
+        value = spec.default
+    return dict(value) if isinstance(value, Mapping) else dict.fromkeys(recipe.task_names, value)
 
 
 def show_mixer(recipe: Recipe, specs: tuple[Spec, ...], previous: Any = None) -> dict[str, Any]:
-    """The Mixer's value for a recipe; mute, lock and solo of `previous` stay."""
+    """The Mixer's value for a recipe; mute, lock and solo of `previous` stay, with the values they hide."""
     mixed = mixer_spec(specs)
     colours = list(colours_of(recipe.task_names).values())
     if mixed is None or not isinstance(mixed.allowed, Range):
         off = "This method has no coefficient per task."
         return mixer_value(recipe.task_names, colours, {}, disabled=off)
-    given = recipe.values().get(mixed.name, mixed.default)
-    coefficients = dict(given) if isinstance(given, Mapping) else dict.fromkeys(recipe.task_names, given)
+    coefficients = _coefficients(recipe, mixed)
+    previous = _consistent(previous, coefficients)
     return mixer_value(
         recipe.task_names,
         colours,
-        coefficients,
+        {**coefficients, **_hidden(previous, mixed)},
         low=mixed.allowed.low,
         high=mixed.allowed.high,
         step=mixed.allowed.step or 0.01,
         default=mixed.default,
         help=mixed.help,
-        previous=_consistent(previous, coefficients),
+        previous=previous,
         label=mixed.label,
     )
 
@@ -74,6 +101,14 @@ def _consistent(previous: Any, coefficients: Mapping[str, float]) -> Any:
     if muted or (solo and any(v != 0 for t, v in coefficients.items() if t != solo)):
         return {**previous, "solo": None, "tasks": [{**r, "muted": False} for r in rows]}
     return previous
+
+
+def _hidden(previous: Any, spec: Spec) -> dict[str, float]:
+    """What the sliders of silenced tasks show: the value that comes back with them, not the 0 they count as."""
+    rows = [r for r in (previous or {}).get("tasks", []) if isinstance(r, dict)]
+    solo = (previous or {}).get("solo")
+    silent = {str(r.get("name")): r.get("value") for r in rows if r.get("muted") or (solo and r.get("name") != solo)}
+    return {n: float(v) for n, v in silent.items() if isinstance(v, (int, float)) and _fits(spec, v)}
 
 
 def show_controls(recipe: Recipe, title: str, specs: tuple[Spec, ...]) -> dict[str, Any]:
@@ -92,18 +127,18 @@ def switch_method(recipe: Recipe, old: tuple[Spec, ...], method: str, new: tuple
     if after is None:
         return with_values(recipe, method, common, {})
     coefficients = dict.fromkeys(recipe.task_names, after.default)
-    given = values.get(before.name) if before else None
-    if before and before.name == after.name and isinstance(given, Mapping):
+    if before and before.name == after.name:
+        given = _coefficients(recipe, before)
         moved = any(not math.isclose(v, before.default) for v in given.values())
         if moved and all(_fits(after, v) for v in given.values()):
-            coefficients = dict(given)
+            coefficients = given
     return with_values(recipe, method, common, {after.name: coefficients})
 
 
 def _fits(spec: Spec, value: Any) -> bool:
     try:
         spec.check(value, who=spec.name)
-    except Exception:
+    except ParameterError:
         return False
     return True
 
@@ -116,14 +151,19 @@ def describe_change(before: Recipe | None, now: Recipe, title: str) -> str:
     old, new = before.values(), now.values()
     for name in dict.fromkeys([*old, *new]):
         a, b = old.get(name), new.get(name)
+        if isinstance(a, Mapping) != isinstance(b, Mapping):  # one value for all tasks, against one per task
+            a, b = (v if isinstance(v, Mapping) else dict.fromkeys(now.task_names, v) for v in (a, b))
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             changed = [t for t in b if a.get(t) != b[t]]
+            what = "" if name in _MIXED else f"{name} of "
             if len(changed) > 2:
                 parts.append(f"{name} of {len(changed)} tasks")
             else:
-                parts += [f"{t} {_short(a.get(t))} → {_short(b[t])}" for t in changed]
+                parts += [f"{what}{t} {_short(a.get(t))} → {_short(b[t])}" for t in changed]
         elif a != b:
             parts.append(f"{name} {_short(a)} → {_short(b)}")
+    if before.dtype != now.dtype:
+        parts.append(f"stored as {now.dtype or 'the base'}")
     return ", ".join(parts) or title
 
 

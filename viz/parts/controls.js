@@ -34,6 +34,7 @@ function rebuild(value) {
   const wasOpen = more && more.open;
   root.replaceChildren();
   rows = {};
+  busy = null;
   if (!value || !value.specs.length) {
     root.append(node("p", "nothing", { text: (value && value.empty) || "Nothing to set." }));
     return;
@@ -69,13 +70,17 @@ function makeSlider(spec, id) {
   };
   slider.addEventListener("input", () => { busy = spec.name; number.value = text(slider.value); accept(+slider.value, "input"); });
   slider.addEventListener("change", () => { busy = null; accept(+slider.value, "release"); });
+  // A drag that ends where it began fires no change; Python's updates must be shown again all the same.
+  for (const done of ["pointerup", "blur"]) slider.addEventListener(done, () => { busy = null; });
   slider.addEventListener("dblclick", () => { write(spec.default); accept(spec.default, "release"); });
   number.addEventListener("focus", () => { busy = spec.name; });
   number.addEventListener("blur", () => { busy = null; });
   number.addEventListener("change", () => {
     const x = Number(number.value);
     const whole = spec.type !== "int" || Number.isInteger(x);
-    if (number.value.trim() === "" || !Number.isFinite(x) || x < spec.low || x > spec.high || !whole) {
+    const { low, high, open_low, open_high } = spec.bounds;
+    const inside = (open_low ? x > low : x >= low) && (open_high ? x < high : x <= high);
+    if (number.value.trim() === "" || !Number.isFinite(x) || !inside || !whole) {
       number.setAttribute("aria-invalid", "true");
       wrong.textContent = spec.must;
       wrong.hidden = false;

@@ -55,7 +55,7 @@ def controls_value(
 
     A value that is a mapping (one per task) shows as the first of them; `empty` is said when there is nothing to set.
     """
-    given = dict(values or {})
+    given = values or {}
     present = {s.name: _single(given.get(s.name, s.default)) for s in specs}
     return {"who": who, "specs": [_described(s) for s in specs], "values": present, "empty": empty}
 
@@ -70,7 +70,9 @@ def _described(spec: Spec) -> dict[str, Any]:
         step = spec.allowed.step or (1 if spec.type is int else (spec.allowed.high - spec.allowed.low) / 100)
         low = spec.allowed.low + (step if spec.allowed.open_low else 0)
         high = spec.allowed.high - (step if spec.allowed.open_high else 0)
-        plain |= {"control": "slider", "low": low, "high": high, "step": step}
+        # The slider stops at its last legal step; a typed number may go as far as the declaration says.
+        bounds = {k: getattr(spec.allowed, k) for k in ("low", "high", "open_low", "open_high")}
+        plain |= {"control": "slider", "low": low, "high": high, "step": step, "bounds": bounds}
     elif isinstance(spec.allowed, Choice):
         plain |= {"control": "list", "options": list(spec.allowed.options), "labels": list(spec.allowed.labels)}
     else:

@@ -1,0 +1,61 @@
+"""One browser tab's place on the workbench, and the order in which tabs use the device."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from explorer.executor import CancelToken
+from explorer.live import LiveModel
+from explorer.session import Session
+
+
+class Turns:
+    """A lock that is granted in the order of asking."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one's turn on the device."""
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            self._waiting[0].set()
+        try:
+            mine.wait()
+            yield
+        finally:  # also when the wait was interrupted: a place that nobody takes would hold up everyone behind it
+            with self._lock:
+                self._waiting.remove(mine)
+                if self._waiting:
+                    self._waiting[0].set()
+
+
+@dataclass(eq=False)
+class Slot:
+    """What one browser tab holds: its session, its newest request, and its live model once there is one."""
+
+    id: str
+    session: Session
+    token: CancelToken = field(default_factory=CancelToken)
+    live: LiveModel | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def newest(self) -> CancelToken:
+        """A token for a new request; the request before it is asked to stop."""
+        with self.lock:
+            self.token.cancel()
+            self.token = CancelToken()
+            return self.token
+
+    def free(self) -> None:
+        """Stop the work and let go of the live model; the session stays."""
+        with self.lock:
+            self.newest()
+            self.live = None

@@ -1,0 +1,69 @@
+"""Checkpoints that people upload: each in a folder of its own session, or not kept at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from explorer.checkpoints import open_checkpoint
+from explorer.errors import InputError, OutputError, sentence
+from explorer.seeds import digest_of
+
+SUFFIXES = (".safetensors", ".json", ".txt", ".jinja")
+
+
+class Uploads:
+    """A folder of uploaded checkpoints, one subfolder per session whose name cannot be guessed from outside."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+
+    def receive(self, session: str, files: Sequence[Path]) -> Path:
+        """Keep files as a checkpoint folder; an earlier upload of that name stays as it is, for it may be in use.
+
+        Raises InputError for anything but weights and their small companions, or when they are no checkpoint;
+        OutputError when they cannot be stored. Nothing of them is kept then.
+        """
+        folder = self._new_folder(session, upload_name(files))
+        try:
+            for file in files:
+                shutil.copyfile(file, folder / file.name)
+            open_checkpoint(folder, allowed=[self.folder])
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            reason = (error.strerror or str(error)).lower()
+            raise OutputError(sentence("upload", "must be storable", reason, "Free some space, try again.")) from error
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return folder
+
+    def _new_folder(self, session: str, name: str) -> Path:
+        number = 1
+        while True:
+            folder = self.folder / digest_of(session) / (name if number == 1 else f"{name}-{number}")
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                number += 1
+
+    def forget(self, session: str) -> None:
+        """Remove what a session uploaded."""
+        shutil.rmtree(self.folder / digest_of(session), ignore_errors=True)
+
+
+def upload_name(files: Sequence[Path]) -> str:
+    """A folder name for uploaded files. Raises InputError unless they are weights and their companions."""
+    weights = [f for f in files if f.suffix == ".safetensors"]
+    names = [f.name for f in files]
+    strange = [f.name for f in files if f.suffix not in SUFFIXES or f.name.startswith(".")]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if not weights or strange or twice:
+        got = ", ".join(strange) or (f"{twice[0]} twice" if twice else "no .safetensors file")
+        advice = "Select model.safetensors (or all its shards and the index) and config.json together."
+        raise InputError(sentence("upload", "must be safetensors weights and their config", got, advice))
+    stem = min((f.stem for f in weights), key=len)
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60].strip("-") or "upload"

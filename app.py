@@ -37,6 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=6.0, help="memory for models and results, in GiB")
     parser.add_argument("--max-upload", default="2gb", help="largest upload, such as 500mb")
     parser.add_argument("--auth", default=None, metavar="NAME:PASSWORD", help="ask for a name and a password")
+    parser.add_argument("--no-cache", action="store_true", help="keep no scores of base and experts between runs")
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     return parser.parse_args(argv)
 
@@ -71,12 +72,12 @@ def check(arguments: argparse.Namespace) -> None:
 def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
     """Build the page and serve it; the running Blocks."""
     started = time.perf_counter()
-    import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from explorer.store import cache_folder
     from explorer.workbench import Workbench
-    from viz.panels.page import CSS, SCRIPT, build
+    from viz.panels.page import CSS, SCRIPT, build, theme
 
     bench = Workbench(
         sample_recipe(),
@@ -85,13 +86,13 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
         exports=arguments.exports,
         device=arguments.device,
         budget_bytes=int(arguments.budget * (1 << 30)),
+        cache=None if arguments.no_cache else cache_folder(),
     )
     # What gradio keeps of uploads and downloads goes when the server ends, unless somebody said where to keep it.
     os.environ["GRADIO_TEMP_DIR"] = TEMP or str(bench.scratch / "page")
     page = build(bench)
     # A page of another site must not reach this server through a name that points here (DNS rebinding).
     hosts = ["*"] if arguments.host not in LOCAL else list(LOCAL)
-    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
     page.queue(default_concurrency_limit=None, max_size=256)
     _, url, _ = page.launch(
         server_name=arguments.host,
@@ -110,9 +111,7 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
         strict_cors=True,
         footer_links=[],
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
-        theme=gr.themes.Default(
-            primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
-        ),
+        theme=theme(),
         css_paths=[CSS],
         js=SCRIPT.read_text(encoding="utf-8"),
     )

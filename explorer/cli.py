@@ -7,6 +7,7 @@ Ctrl-C. Either way one clear message on stderr, and no traceback for what a pers
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -93,10 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _forget_output() -> None:
     """Send what is still to be written nowhere, so that Python says nothing about the closed pipe as it ends."""
-    try:
+    with contextlib.suppress(OSError, ValueError):  # not a real file, as in tests
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # not a real file, as in tests
-        pass
 
 
 def named_tasks(texts: Sequence[str]) -> dict[str, str]:

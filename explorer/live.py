@@ -6,6 +6,7 @@ widened to the compute dtype. So what is scored is, bit for bit, what an export 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,13 +87,18 @@ class LiveModel:
         bind(self.module, {**resident.fixed, **self._row.views()})
         self.key = ""
 
+    def key_of(self, recipe: Recipe) -> str:
+        """What `key` is once this recipe is merged: the weights, and the config that says how they answer."""
+        config = json.dumps(self.resident.models.base.config, sort_keys=True)
+        return weights_key(recipe, digest_of(self.arena.digest, config))
+
     def merge(self, recipe: Recipe, *, cache: Store, cancel: CancelToken | None = None) -> float:
         """Merge by the recipe into the row; the seconds it took. A merge that is already there costs nothing.
 
         Raises ParameterError for illegal values, Cancelled when a newer setting arrived.
         """
         started = time.perf_counter()
-        key = weights_key(recipe, self.arena.digest)
+        key = self.key_of(recipe)
         if key == self.key:
             return 0.0
         method = METHODS.get(recipe.method)
@@ -101,7 +107,7 @@ class LiveModel:
         single = method.output == "single"
         self._allocate(recipe.dtype, 1 if single else len(self.arena.tasks))
         dtype = getattr(torch, recipe.dtype) if recipe.dtype else None
-        merge_into(prepared, self.arena, self._stored, dtype, executor=self._executor, cancel=cancel)
+        merge_into(prepared, self.arena, self._stored, torch.float16 if dtype is None else dtype, executor=self._executor, cancel=cancel)
         self.key = key
         self._show(0)
         return time.perf_counter() - started

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
@@ -30,7 +31,10 @@ class Registry(Generic[T]):
         self.kind = kind
         self._packages = list(packages)
         self._items: dict[str, T] = {}
+        self._begun: set[str] = set()
         self._discovered: set[str] = set()
+        # Re-entrant: a plugin may look up another one while it is being imported.
+        self._lock = threading.RLock()
 
     def add(self, item: T) -> T:
         """Register an item; a name already taken by another one is a TypeError (a programming error)."""
@@ -49,14 +53,21 @@ class Registry(Generic[T]):
         self._items.pop(name, None)
 
     def _discover(self) -> None:
-        for package in self._packages:
-            if package in self._discovered:
-                continue
-            self._discovered.add(package)
-            module = importlib.import_module(package)
-            for info in sorted(pkgutil.iter_modules(module.__path__), key=lambda i: i.name):
-                if not info.name.startswith("_"):
-                    importlib.import_module(f"{package}.{info.name}")
+        """Import the packages not met yet; another thread that asks meanwhile waits until all plugins are there."""
+        if self._discovered.issuperset(self._packages):
+            return
+        with self._lock:
+            for package in [p for p in self._packages if p not in self._begun]:
+                self._begun.add(package)
+                try:
+                    module = importlib.import_module(package)
+                    for info in sorted(pkgutil.iter_modules(module.__path__), key=lambda i: i.name):
+                        if not info.name.startswith("_"):
+                            importlib.import_module(f"{package}.{info.name}")
+                except BaseException:
+                    self._begun.discard(package)
+                    raise
+                self._discovered.add(package)
 
     def get(self, name: str) -> T:
         """The item of that name. Raises UnknownNameError with near names."""

@@ -115,7 +115,8 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON-safe values."""
-        table = json.loads(self.table.to_json(orient="split", double_precision=15, index=False))
+        columns = [_plain_values(column) for _, column in self.table.items()]
+        table = {"columns": list(self.table.columns), "data": [list(row) for row in zip(*columns, strict=True)]}
         return {
             "kind": self.kind,
             "tasks": list(self.tasks),
@@ -137,3 +138,10 @@ class Result:
         table = pd.DataFrame(data["table"]["data"], columns=data["table"]["columns"])
         columns = tuple(Column(**c) for c in data["columns"])
         return Result(data["kind"], tuple(data["tasks"]), table, columns, data["provenance"])
+
+
+def _plain_values(column: pd.Series) -> list[Any]:
+    """A column as JSON-safe values with every digit; what is no finite number is None."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return column.astype(object).where(column.notna(), None).tolist()
+    return column.astype(object).where(np.isfinite(column.astype(float)), None).tolist()

@@ -1,11 +1,20 @@
-"""A byte-bounded cache keyed by digest; two callers that want the same thing wait for one computation."""
+"""A byte-bounded cache keyed by digest; two callers that want the same thing wait for one computation.
+
+`KeptStore` also keeps small arrays of chosen keys on disk, so that what never changes is computed once ever.
+"""
 
 from __future__ import annotations
 
+import os
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from explorer.seeds import digest_of
 
 T = TypeVar("T")
 
@@ -74,3 +83,49 @@ class Store:
         with self._lock:
             for key in [k for k in self._values if k.startswith(prefix)]:
                 del self._values[key]
+
+
+class KeptStore(Store):
+    """A store whose arrays under `prefix` are also files in `folder`, one each, named by digest.
+
+    A file that cannot be read or written is as good as none: the value is computed again. Arrays of numbers only;
+    nothing is ever unpickled.
+    """
+
+    def __init__(self, budget_bytes: int, folder: Path, prefix: str) -> None:
+        super().__init__(budget_bytes)
+        self.folder, self.prefix = folder, prefix
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{digest_of(key)}.npy"
+
+    def get(self, key: str) -> Any | None:
+        """The value from memory, else from its file, else None."""
+        held = super().get(key)
+        if held is not None or not key.startswith(self.prefix):
+            return held
+        import numpy as np
+
+        with suppress(OSError, ValueError, EOFError):
+            held = np.load(self._file(key), allow_pickle=False)
+            super().put(key, held, held.nbytes)
+        return held
+
+    def put(self, key: str, value: Any, size_bytes: int) -> None:
+        """Hold a value, and write its file when its key has the prefix."""
+        super().put(key, value, size_bytes)
+        if not key.startswith(self.prefix):
+            return
+        import numpy as np
+
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = self._file(key).with_suffix(f".{secrets.token_hex(4)}.part")
+            with partial.open("wb") as file:
+                np.save(file, value, allow_pickle=False)
+            os.replace(partial, self._file(key))
+
+
+def cache_folder() -> Path:
+    """Where this user's caches belong: $XDG_CACHE_HOME, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "task-interference-explorer"

@@ -7,6 +7,7 @@ stops it at the next batch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -18,10 +19,10 @@ from explorer.checkpoints import Checkpoint
 from explorer.errors import Cancelled
 from explorer.evaluation import Evaluator, Partial, Summary, TaskComparison, TaskScore, load_module, scores_table
 from explorer.executor import CancelToken
-from explorer.live import weights_key
 from explorer.opening import OpenModels
 from explorer.recipe import Recipe
 from explorer.results import Result
+from explorer.seeds import digest_of
 from explorer.session import Move
 from explorer.workbench import Slot, Workbench
 
@@ -103,14 +104,16 @@ def current_scores(bench: Workbench, slot: Slot, recipe: Recipe) -> Result | Non
     evaluator = bench.evaluator(recipe)
     if live is None or not evaluator.tasks:
         return None
-    key = weights_key(recipe, live.arena.digest)
+    key = live.key_of(recipe)
     if live.key != key:
         return None
     scores: dict[str, TaskScore] = {}
-    only_held = CancelToken()
-    only_held.cancel()  # a block that is not held would need a forward pass, which this refuses
+
+    def refuse(_task: str) -> nn.Module:  # asked for only when a block is not held
+        raise Cancelled("scores: this setting is not scored to its end.")
+
     try:
-        for partial in evaluator.run(live.module_for, key=key, store=bench.store, cancel=only_held):
+        for partial in evaluator.run(refuse, key=key, store=bench.store):
             scores = dict(partial.scores)
     except Cancelled:
         return None
@@ -139,12 +142,13 @@ class _References:
         # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
         whole = expert if expert.config else replace(expert, config=self._models.base.config)
         self._score(self._known.base, self._models.base, self._base, task, rounds)
-        self._score(self._known.expert, expert, _loaded_once(whole, self._bench.device.torch), task, rounds)
+        self._score(self._known.expert, whole, _loaded_once(whole, self._bench.device.torch), task, rounds)
 
     def _score(
         self, scores: dict[str, TaskScore], checkpoint: Checkpoint, module: ModuleFor, task: str, rounds: int
     ) -> None:
-        key = f"checkpoint/{checkpoint.digest}"
+        # The same weights answer otherwise under another config (say, more heads), so both make the key.
+        key = f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
         runs = self._evaluator.run(module, key=key, cancel=self._token, store=self._bench.store, tasks=[task])
         while (partial := _next(self._bench, self._token, runs)) is not None:
             scores[task] = partial.scores[task]

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+
 from explorer.checkpoints import find_checkpoints
 from explorer.compute.device import pick_device
 from explorer.compute.source import Source
@@ -32,7 +34,7 @@ from explorer.results import Result
 from explorer.seeds import digest_of
 from explorer.session import Session
 from explorer.slots import Slot, Turns
-from explorer.store import Store
+from explorer.store import KeptStore, Store
 from explorer.uploads import Uploads
 
 MAX_SLOTS = 32
@@ -43,7 +45,8 @@ class Workbench:
 
     `roots` are the only folders checkpoints may come from, uploads apart; `tasks_folders` hold evaluation tasks;
     `exports` is where merges are written; `scratch` is for temporary files and goes with the server. `budget_bytes`
-    bounds what is kept resident for all sessions together.
+    bounds what is kept resident for all sessions together. `cache` is a folder where answers of unmerged checkpoints
+    are kept between runs; None keeps nothing.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Workbench:
         exports: Path,
         device: str | None = None,
         budget_bytes: int = 6 << 30,
+        cache: Path | None = None,
     ) -> None:
         self.start = start
         self.scratch = Path(tempfile.mkdtemp(prefix="explorer-")).resolve()
@@ -63,7 +67,7 @@ class Workbench:
         self._uploads = Uploads(self.scratch / "uploads")
         self.exports = Path(exports)
         self.device = pick_device(device)
-        self.store = Store(budget_bytes)
+        self.store = _store(budget_bytes, cache, self.device.title)
         self.turns = Turns()
         self._tasks_folders = tuple(tasks_folders)
         self._slots: OrderedDict[str, Slot] = OrderedDict()
@@ -207,9 +211,13 @@ class Workbench:
         """Load the start models and compare them in the background, so that the first visitor need not wait."""
 
         def work() -> None:
-            with contextlib.suppress(ExplorerError):
+            # RuntimeError: the server ends meanwhile. Whatever is really wrong is said to the first visitor.
+            with contextlib.suppress(ExplorerError, RuntimeError):
                 self.resident(self.start)
                 self.survey(self.start, metrics=("minority_mass", "sign_conflict"), trim_density=0.2)
+                evaluator = self.evaluator(self.start)
+                for task in evaluator.tasks:
+                    evaluator.plan(task)
 
         threading.Thread(target=work, name="warm-up", daemon=True).start()
 
@@ -246,6 +254,14 @@ def export_folder(exports: Path, name: str) -> Path:
         must = "the export's name must be a plain folder name of at most 80 characters"
         raise PathError(sentence("export", must, repr(name), "Use letters, digits, - and _."))
     return exports / plain
+
+
+def _store(budget_bytes: int, cache: Path | None, device: str) -> Store:
+    """The server's store. Kept answers belong to one torch version and device, whose last bits may differ."""
+    if cache is None:
+        return Store(budget_bytes)
+    folder = cache / "scores" / digest_of(torch.__version__, device)
+    return KeptStore(budget_bytes, folder, "predictions/checkpoint/")
 
 
 def _table_bytes(result: Result) -> int:

@@ -6,7 +6,8 @@
 The function gets `deltas` [T, n] of one chunk ([T, *shape] for granularity tensor and matrix) and returns the merged
 task vector with the scale applied: [n], or [T, n] for output "per_task". Per-task parameters arrive as tensors [T] in
 the dtype of `deltas`. These keyword-only arguments, where a function has them, come from the runner and not from a
-person: `stats` (what `prepare` returned, for this tensor), `base` (θ_0 of the chunk), `seeds` (one per task).
+person: `stats` (what `prepare` returned, for this tensor), `base` (θ_0 of the chunk), `seeds` (one per task),
+`offset` (where the chunk begins in its flat tensor), `name` (of the tensor).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("elementwise", "elementwise+threshold", "tensor", "matrix", "data")
 OUTPUTS = ("single", "per_task")
-SUPPLIED = ("stats", "base", "seeds")
+SUPPLIED = ("stats", "base", "seeds", "offset", "name")
 
 Stat = Tensor | dict[str, Tensor]
 """One statistic: the same for the whole model, or one per tensor name."""
@@ -39,8 +40,9 @@ Prepare = Callable[["Statistics", Mapping[str, Any]], Mapping[str, Stat]]
 class Method:
     """One registered merge method. `name` is the function's name; `needs` lists what the runner passes in.
 
-    `stochastic` methods take `seeds` and see whole tensors. `order_sensitive` methods get the tasks in the order
-    given; all others in name order, so the order of a recipe cannot change a bit.
+    `stochastic` methods take `seeds`, and see whole tensors or draw by position (`offset`); or they draw in `prepare`.
+    `order_sensitive` methods get the tasks in the order given; all others in name order, so the order of a recipe
+    cannot change a bit.
     """
 
     name: str
@@ -115,6 +117,7 @@ def method(
     when: str,
     when_not: str,
     output: str = "single",
+    stochastic: bool = False,
     order_sensitive: bool = False,
     min_tasks: int = 1,
     max_tasks: int | None = None,
@@ -123,6 +126,7 @@ def method(
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Register a function as a merge method; the name is the function's.
 
+    `stochastic` need only be said when the draws are made in `prepare`; a function that takes `seeds` is.
     Raises TypeError (a programming error) naming every fault of the declaration, or a name already taken.
     """
 
@@ -136,6 +140,7 @@ def method(
             formula=formula,
             when=when,
             when_not=when_not,
+            stochastic=stochastic,
             order_sensitive=order_sensitive,
             min_tasks=min_tasks,
             max_tasks=max_tasks,
@@ -149,7 +154,7 @@ def method(
     return register
 
 
-def _made(function: Callable[..., Tensor], **declared: Any) -> Method:
+def _made(function: Callable[..., Tensor], *, stochastic: bool, **declared: Any) -> Method:
     """The method with what its signature says: name, parameters, and what the runner must pass in."""
     keywords = inspect.signature(function).parameters
     needs = tuple(n for n in SUPPLIED if n in keywords)
@@ -157,7 +162,7 @@ def _made(function: Callable[..., Tensor], **declared: Any) -> Method:
         name=function.__name__,
         function=function,
         specs=specs_of(function, supplied=SUPPLIED),
-        stochastic="seeds" in needs,
+        stochastic=stochastic or "seeds" in needs,
         needs_base="base" in needs,
         needs=needs,
         **declared,
@@ -181,8 +186,8 @@ def _faults(made: Method) -> list[str]:
         faults.append("a method with a threshold must take stats")
     if made.granularity == "matrix" and not made.other_tensors:
         faults.append("other_tensors must say what happens to tensors that are no matrices")
-    if made.stochastic and not made.whole_tensors:
-        faults.append("a stochastic method must see whole tensors, or its draws would depend on the chunks")
+    if "seeds" in made.needs and "offset" not in made.needs and not made.whole_tensors:
+        faults.append("draws must see whole tensors or take offset, or they would depend on the chunks")
     if made.min_tasks < 1 or (made.max_tasks is not None and made.max_tasks < made.min_tasks):
         faults.append(f"min_tasks must be in 1 … max_tasks; got {made.min_tasks} and {made.max_tasks}")
     first = next(iter(inspect.signature(made.function).parameters), None)

@@ -67,7 +67,7 @@ def prepare(
     keeps_base = _all_zero(plain.get("scale"))
     stats: Mapping[str, Stat] = {}
     if chosen.prepare_function and not keeps_base:
-        asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel)
+        asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel, seed=seed)
         stats = chosen.prepare_function(asked, plain)
     return Prepared(chosen, tasks, plain, stats, tuple(order), seed, keeps_base)
 
@@ -126,6 +126,10 @@ def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor
         arguments["stats"] = at(prepared.stats, chunk.name)
     if "seeds" in method.needs:
         arguments["seeds"] = tuple(stable_seed(prepared.seed, task, chunk.name) for task in view.tasks)
+    if "offset" in method.needs:
+        arguments["offset"] = chunk.start
+    if "name" in method.needs:
+        arguments["name"] = chunk.name
     if method.whole_tensors:
         shape = view.shape(chunk.name)
         task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)

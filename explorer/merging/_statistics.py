@@ -13,7 +13,7 @@ from explorer.compute import select
 from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, chunks, deltas
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging._api import Stat
-from explorer.seeds import digest_of
+from explorer.seeds import digest_of, stable_seed
 from explorer.store import Store
 
 T = TypeVar("T")
@@ -39,6 +39,11 @@ class Statistics:
     executor: Executor
     progress: ProgressCallback | None = None
     cancel: CancelToken | None = None
+    seed: int = 0
+
+    def seeds(self, name: str) -> tuple[int, ...]:
+        """The seeds, one per task, that a stochastic method receives for this tensor."""
+        return tuple(stable_seed(self.seed, task, name) for task in self.source.tasks)
 
     def magnitude_threshold(
         self, density: Sequence[float], *, scope: str = "model", count_rule: str = "inclusive"
@@ -54,6 +59,37 @@ class Statistics:
             return [select.magnitude_threshold(values, density[task], count_rule=count_rule, histogram=first)]
 
         return self._per_task([("threshold", count_rule, d) for d in density], scope, one)[0]
+
+    def magnitudes_at(
+        self, ranks: Callable[[int, int], Sequence[int]], *, keys: Sequence[object], scope: str = "model"
+    ) -> list[Stat]:
+        """The k-th largest magnitudes of each task vector, k in `ranks(task, elements)`; for every rank one [T].
+
+        Scope "model", "tensor" (per tensor name) or "row" (per tensor name [T, rows]; rows run along the last
+        dimension and a rank counts within a row; a 1-D tensor is one row). Ranks count from 1 and are cut to
+        1 … elements. `keys` say for each task what its ranks depend on.
+        """
+        if scope == "row":
+            return self._per_task([("ranks", k) for k in keys], scope, lambda v, t: self._row_magnitudes(v, t, ranks))
+
+        def one(values: select.Scan, task: int) -> list[Tensor]:
+            wanted = [min(max(1, k), max(1, values.elements)) for k in ranks(task, values.elements)]
+            first = self._histogram(values, task) if scope == "model" and values.elements else None
+            return [select.kth_largest(values, k, first) for k in wanted]
+
+        return self._per_task([("ranks", k) for k in keys], scope, one)
+
+    def _row_magnitudes(
+        self, values: select.Scan, task: int, ranks: Callable[[int, int], Sequence[int]]
+    ) -> list[Tensor]:
+        (name,) = values.names
+        columns = (self.source.shape(name) or (1,))[-1]
+        wanted = [min(max(1, k), max(1, columns)) for k in ranks(task, columns)]
+        step = max(1, CHUNK_ELEMENTS // max(1, columns)) * columns
+        cuts = range(0, values.elements, step) if columns else ()
+        blocks = [values.delta(Chunk(name, i, min(i + step, values.elements))).abs().view(-1, columns) for i in cuts]
+        empty = torch.zeros(0, dtype=values.dtype, device=self.source.device)
+        return [torch.cat([empty, *(b.kthvalue(columns - k + 1, dim=1).values for b in blocks)]) for k in wanted]
 
     def norm_threshold(self, fraction: Sequence[float], *, scope: str = "model") -> Stat:
         """Magnitudes from which on each task keeps a fraction of its squared norm: [T], or per tensor."""
@@ -80,11 +116,22 @@ class Statistics:
         `given` are statistics from earlier, seen by the function as its chunk sees them. `key` must change with
         anything that changes the result. Floats are added in float64 and whole numbers in int64, in a fixed order.
         """
+        return self.sum_chunks(key, lambda _, deltas, known: function(deltas, known), scope=scope, given=given)
+
+    def sum_chunks(
+        self,
+        key: str,
+        function: Callable[[Chunk, Tensor, Mapping[str, Tensor]], Tensor],
+        *,
+        scope: str = "model",
+        given: Mapping[str, Stat] | None = None,
+    ) -> Stat:
+        """As `sum`, for a function that also needs to know which chunk it sees."""
         known = given or {}
 
         def compute() -> Stat:
             def partial(chunk: Chunk) -> Tensor:
-                found = function(deltas(self.source, chunk), at(known, chunk.name))
+                found = function(chunk, deltas(self.source, chunk), at(known, chunk.name))
                 return found.double() if found.is_floating_point() else found.long()
 
             pieces = list(chunks(self.source, CHUNK_ELEMENTS))
@@ -131,6 +178,10 @@ class Statistics:
     def _key(self, *parts: object) -> str:
         return f"statistics/{self.source.digest}/" + digest_of(self.source.names, *parts)
 
+    def kept(self, parts: tuple[object, ...], make: Callable[[], T]) -> T:
+        """`make()`, computed once for this source, its tasks in their order, and `parts`."""
+        return self._kept(("sum", *parts), make)
+
     def _kept(self, parts: tuple[object, ...], make: Callable[[], T]) -> T:
         # Results over all tasks depend on which tasks there are; results of one task only on that task's name.
         tasks = self.source.tasks if parts[0] == "sum" else ()
@@ -152,6 +203,7 @@ def statistics(
     cache: Store | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    seed: int = 0,
 ) -> Statistics:
     """Statistics of one source; without a cache they are kept only as long as this value."""
-    return Statistics(source, cache or Store(), executor or SerialExecutor(), progress, cancel)
+    return Statistics(source, cache or Store(), executor or SerialExecutor(), progress, cancel, seed)

@@ -102,7 +102,7 @@ def test_a_legal_declaration_says_everything_about_itself() -> None:
         ({"function": wrong_first}, "the first argument must be deltas; got tau"),
         ({"granularity": "elementwise+threshold"}, "must take stats"),
         ({"granularity": "matrix"}, "other_tensors must say"),
-        ({"function": with_seeds}, "must see whole tensors"),
+        ({"function": with_seeds}, "must see whole tensors or take offset"),
         ({"min_tasks": 3, "max_tasks": 2}, "min_tasks must be in"),
     ],
 )

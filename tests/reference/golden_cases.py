@@ -18,7 +18,20 @@ FOLDER = Path(__file__).parent / "golden"
 CASES: dict[str, dict[str, Any]] = {
     c["id"]: c for c in json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))["cases"]
 }
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "test_golden": ("ta.", "mk.linear", "mk.ties", "ties.", "tall.", "magmask", "consensus."),
+    "test_golden_elementwise": (
+        *("dare.", "breadcrumbs.", "pcb.", "emr.", "localize_stitch.", "tatr.", "adamergingpp."),
+        *("mk.dare", "mk.della", "mk.breadcrumbs", "mk.sce", "mk.ram", "mk.nearswap", "mk.arcee"),
+    ),
+}
+"""Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}
+
+
+def cases_of(file: str) -> dict[str, dict[str, Any]]:
+    """The cases that one test file compares, by id."""
+    return {i: c for i, c in CASES.items() if i.startswith(FAMILIES[file])}
 
 
 @cache

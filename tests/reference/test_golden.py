@@ -8,13 +8,13 @@ from typing import Any
 import golden_cases as golden
 import pytest
 import torch
-from golden_cases import CASES
 from torch import Tensor
 
 from explorer.compute.source import StateDictSource
 from explorer.merging import _parts as parts
 from explorer.merging import merge_tensor, prepare
 
+CASES = golden.cases_of("test_golden")
 NO_TARGET = {
     "ta.bf16.native.T4": "bfloat16 arithmetic; we compute in float32",
     "ties.authors.T4_bf16.k20.mean.native": "bfloat16 arithmetic; we compute in float32",
@@ -60,6 +60,12 @@ def test_every_case_is_compared_or_accounted_for() -> None:
     assert compared | set(NO_TARGET) | PUBLISHED_FAILS == set(CASES)
     assert {i for i, c in CASES.items() if c.get("informative_only")} == set(NO_TARGET)
     assert {i for i, c in CASES.items() if c["output_file"] is None} == PUBLISHED_FAILS
+
+
+def test_every_case_belongs_to_one_test_file() -> None:
+    for case_id in golden.CASES:
+        owners = [file for file, prefixes in golden.FAMILIES.items() if case_id.startswith(prefixes)]
+        assert len(owners) == 1, f"{case_id}: {owners}"
 
 
 @pytest.mark.parametrize("case_id", WEIGHTS)

@@ -119,7 +119,8 @@ def test_gaussian_masks_show_the_known_chance_densities() -> None:
         assert row["density_a"] == pytest.approx(density, abs=5e-3)
         assert row["null"] == pytest.approx(row["iou"], abs=6e-3) and row["lift"] == pytest.approx(1, abs=0.02)
     universal = model(found["mask_agreement"], threshold=0.2, k=4)
-    assert universal["share"] == pytest.approx(0.42, abs=6e-3)
+    # An independent simulation of four million positions gives 0.4085.
+    assert universal["share"] == pytest.approx(0.4085, abs=6e-3)
     assert universal["null"] == pytest.approx(universal["share"], abs=6e-3)
 
 

@@ -3,9 +3,10 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 
-from explorer.store import Store
+from explorer.store import KeptStore, Store, cache_folder
 
 
 def test_least_recently_used_goes_first() -> None:
@@ -60,3 +61,38 @@ def test_drop_by_prefix() -> None:
     store.put("s2/a", 2, 1)
     store.drop("s1/")
     assert "s1/a" not in store and "s2/a" in store
+
+
+def test_kept_arrays_survive_the_process(tmp_path) -> None:
+    KeptStore(100, tmp_path / "cache", "kept/").put("kept/a", np.arange(5), 40)
+    again = KeptStore(100, tmp_path / "cache", "kept/")
+    assert "kept/a" not in again and again.get("kept/a").tolist() == [0, 1, 2, 3, 4] and "kept/a" in again
+    again.put("other/a", np.arange(5), 40)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"not an array", b"\x93NUMPY\x01\x00"])
+def test_a_damaged_file_is_as_good_as_none(tmp_path, content: bytes) -> None:
+    store = KeptStore(100, tmp_path, "kept/")
+    store.put("kept/a", np.arange(5), 40)
+    next(tmp_path.iterdir()).write_bytes(content)
+    assert KeptStore(100, tmp_path, "kept/").get("kept/a") is None
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    store = KeptStore(100, tmp_path / "file" / "below", "kept/")
+    store.put("kept/a", np.arange(5), 40)
+    assert store.get("kept/a") is not None
+
+
+def test_pickled_objects_are_never_loaded(tmp_path) -> None:
+    store = KeptStore(100, tmp_path, "kept/")
+    store.put("kept/a", np.arange(5), 40)
+    np.save(next(tmp_path.iterdir()), np.array([object()]), allow_pickle=True)
+    assert KeptStore(100, tmp_path, "kept/").get("kept/a") is None
+
+
+def test_cache_folder_follows_the_convention(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "task-interference-explorer"

@@ -39,8 +39,12 @@ class InterferencePlace:
         gr.Markdown(INTRO, elem_classes="explorer-intro")
         gr.Markdown("### Signs: who pulls which way?")
         with gr.Row():
-            self.trim = gr.Slider(0.01, 1.0, 0.2, step=0.01, label="Trim first to the top fraction", info=TRIM_INFO)
-            self.pair = gr.Dropdown([ALL_PAIRS], value=ALL_PAIRS, label="Show", info="All tasks, or one pair.")
+            self.trim = gr.Slider(
+                0.01, 1.0, 0.2, step=0.01, label="Trim first to the top fraction", info=TRIM_INFO, min_width=320
+            )
+            self.pair = gr.Dropdown(
+                [ALL_PAIRS], value=ALL_PAIRS, label="Show", info="All tasks, or one pair.", min_width=320
+            )
         with gr.Row(equal_height=False):
             with gr.Column(scale=3, min_width=320):
                 self.map = PlotlyPanel(empty("Comparing signs …"), elem_id="sign-map")

@@ -134,9 +134,7 @@ class MergePlace:
         scored = f"{count(update.done)} of {count(update.total)}"
         to_go = "all scored" if update.complete else f"about {seconds_text(update.eta_seconds or 0)} to go"
         return words.headline(
-            words.figure(
-                "mean, % of experts", words.share(now), f"{moved} from the last" if moved else "", tone=tone
-            ),
+            words.figure("mean, % of experts", words.share(now), f"{moved} from the last" if moved else "", tone=tone),
             words.figure("worst task", share_worst, worst.task if worst else ""),
             words.figure("mean accuracy", words.share(summary.accuracy)),
             words.figure("held-out texts", scored, to_go, tone="small"),

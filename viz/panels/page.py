@@ -45,6 +45,13 @@ def build(bench: Workbench) -> gr.Blocks:
     return page
 
 
+def theme() -> gr.themes.Default:
+    """The page's look: system fonts only, so that nothing is asked of another host."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
+    mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
+    return gr.themes.Default(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
+
+
 class _Wiring:
     """Which event leads to which update. Every callback finds its session by the browser tab's id."""
 

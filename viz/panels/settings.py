@@ -91,22 +91,27 @@ def show_mixer(recipe: Recipe, specs: tuple[Spec, ...], previous: Any = None) ->
     )
 
 
+def _rows(mixer: Any) -> list[dict[str, Any]]:
+    """The rows of a mixer's value as far as they are rows: it comes from the page."""
+    rows = mixer.get("tasks") if isinstance(mixer, dict) else None
+    return [r for r in rows if isinstance(r, dict)] if isinstance(rows, list) else []
+
+
 def _consistent(previous: Any, coefficients: Mapping[str, float]) -> Any:
     """Mute and solo flags only while they agree with the coefficients: undo may bring a muted task back."""
-    if not isinstance(previous, dict):
+    rows = _rows(previous)
+    if not rows:
         return None
-    rows = [r for r in previous.get("tasks", []) if isinstance(r, dict)]
     muted = [r for r in rows if r.get("muted") and coefficients.get(str(r.get("name")), 0) != 0]
     solo = previous.get("solo")
     if muted or (solo and any(v != 0 for t, v in coefficients.items() if t != solo)):
         return {**previous, "solo": None, "tasks": [{**r, "muted": False} for r in rows]}
-    return previous
+    return {**previous, "tasks": rows}
 
 
 def _hidden(previous: Any, spec: Spec) -> dict[str, float]:
     """What the sliders of silenced tasks show: the value that comes back with them, not the 0 they count as."""
-    rows = [r for r in (previous or {}).get("tasks", []) if isinstance(r, dict)]
-    solo = (previous or {}).get("solo")
+    rows, solo = _rows(previous), previous.get("solo") if previous else None
     silent = {str(r.get("name")): r.get("value") for r in rows if r.get("muted") or (solo and r.get("name") != solo)}
     return {n: float(v) for n, v in silent.items() if isinstance(v, (int, float)) and _fits(spec, v)}
 

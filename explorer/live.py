@@ -107,7 +107,7 @@ class LiveModel:
         single = method.output == "single"
         self._allocate(recipe.dtype, 1 if single else len(self.arena.tasks))
         dtype = getattr(torch, recipe.dtype) if recipe.dtype else None
-        merge_into(prepared, self.arena, self._stored, torch.float16 if dtype is None else dtype, executor=self._executor, cancel=cancel)
+        merge_into(prepared, self.arena, self._stored, dtype, executor=self._executor, cancel=cancel)
         self.key = key
         self._show(0)
         return time.perf_counter() - started

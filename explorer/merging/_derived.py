@@ -17,13 +17,13 @@ from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, arithmetic_dt
 from explorer.merging._api import Stat
 from explorer.merging._statistics import Statistics, at
 
-Derive = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+Derive = Callable[[Tensor, Mapping[str, Tensor], int], Tensor]
 Ranks = Callable[[str, int, int], Sequence[int]]
 
 
 @dataclass
 class _Derived:
-    """A source whose row r is `side · function(deltas)[r]` where that is positive, and 0 elsewhere."""
+    """A source whose row r is `side · function(deltas, given, r)` where that is positive, and 0 elsewhere."""
 
     source: Source
     function: Derive
@@ -44,7 +44,7 @@ class _Derived:
         return torch.zeros(1, dtype=self.dtype(name), device=self.device).expand(stop - start)
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        values = self.function(deltas(self.source, Chunk(name, start, stop)), at(self.given, name))[index]
+        values = self.function(deltas(self.source, Chunk(name, start, stop)), at(self.given, name), index)
         return (values * self.side).clamp_(min=0)
 
 
@@ -59,7 +59,7 @@ def values_at(
     scope: str = "model",
     given: Mapping[str, Stat] | None = None,
 ) -> Stat:
-    """The k-th largest values of each row of `function(deltas [T, n], given)` [rows, n], k in `ranks(name, row, n)`.
+    """The k-th largest values of `function(deltas [T, n], given, row)` [n] for each row, k in `ranks(name, row, n)`.
 
     Gives [rows, width], or that per tensor name for scope "tensor"; `width` is how many ranks there are, and `name` is
     empty for scope "model". Values may have either sign. `key` must change with anything that changes the result.
@@ -86,11 +86,16 @@ def values_at(
 
 
 def extremes(
-    statistics: Statistics, key: str, function: Derive, *, given: Mapping[str, Stat] | None = None
+    statistics: Statistics,
+    key: str,
+    function: Callable[[Tensor, Mapping[str, Tensor]], Tensor],
+    *,
+    rows: int,
+    given: Mapping[str, Stat] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Smallest and largest value over the model of each row of `function(deltas [T, n], given)` [rows, n], [rows] each.
 
-    A model without weights gives two empty tensors.
+    A model without weights gives zeros.
     """
     source = statistics.source
 
@@ -102,7 +107,7 @@ def extremes(
         pieces = list(chunks(source, CHUNK_ELEMENTS))
         found = list(statistics.executor.map(partial, pieces, label="prepare", cancel=statistics.cancel))
         if not found:
-            return torch.zeros(2, 0, dtype=torch.float64, device=source.device)
+            return torch.zeros(2, rows, dtype=torch.float64, device=source.device)
         every = torch.stack(found)
         return torch.stack([every[:, 0].amin(0), every[:, 1].amax(0)])
 

@@ -88,5 +88,18 @@ def keep_probability(rows: Tensor, density: float, spread: float) -> Tensor:
     if columns == 1 or spread == 0:
         return torch.full_like(rows, density)
     steps = torch.linspace(density - spread, density + spread, columns, dtype=rows.dtype, device=rows.device)
-    order = rows.abs().argsort(dim=1, stable=True)
-    return torch.empty_like(rows).scatter_(1, order, steps.expand_as(rows))
+    return torch.empty_like(rows).scatter_(1, _ascending(rows), steps.expand_as(rows))
+
+
+def _ascending(rows: Tensor) -> Tensor:
+    """Columns of each row by size, smallest first, equal sizes by position; int64 [rows, columns]."""
+    if rows.dtype != torch.float32:
+        return rows.abs().argsort(dim=1, stable=True)
+    # Size and column in one whole number: plain sorting of those is several times faster than a stable argsort.
+    keys = rows.abs().view(torch.int32).to(torch.int64).bitwise_left_shift_(32)
+    keys.bitwise_or_(torch.arange(rows.shape[1], device=rows.device))
+    if keys.device.type == "cpu":
+        keys.numpy().sort(axis=1)
+    else:
+        keys = keys.sort(dim=1).values
+    return keys.bitwise_and_((1 << 32) - 1)

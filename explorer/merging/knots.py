@@ -13,7 +13,9 @@ from explorer.compute.source import Chunk, Source, arithmetic_dtype, deltas, num
 from explorer.merging import _ties
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._parts import weighted_sum
+from explorer.merging._matrices import is_matrix
 from explorer.merging._statistics import Statistics
+from explorer.merging.tsv import Excluded
 from explorer.params import Advanced, Choice, PerTask, Range
 from explorer.store import Store
 
@@ -25,7 +27,7 @@ from explorer.store import Store
     formula="[τ₁ | … | τ_T] = U [Σ V₁ᵀ | … | Σ V_Tᵀ],  θ = θ₀ + U · merge(Σ V₁ᵀ, …, Σ V_Tᵀ)",
     when="LoRA fine-tunes, or other low-rank updates, that TIES merges poorly entry by entry.",
     when_not="An inner merge by sum or mean: rotating first then changes nothing.",
-    other_tensors="Tensors that are no matrices are merged by the same inner method without a rotation.",
+    other_tensors="Tensors that are no matrices, and embeddings, are merged by the same inner method without a rotation.",
 )
 def knots(
     deltas: Tensor,
@@ -50,6 +52,8 @@ def knots(
     singular_cutoff: Annotated[
         float, Range(0, 1, step=0.00001), Advanced(), "directions with singular values up to this are left out"
     ] = 1e-5,
+    excluded: Excluded = "embeddings",
+    name: str,
     stats: Mapping[str, Tensor],
 ) -> Tensor:
     """The task vectors rotated into the directions that all of them together span, merged there, and rotated back.
@@ -63,7 +67,7 @@ def knots(
     if inner != "ties":
         return weighted_sum(deltas, scales if inner == "sum" else scales / deltas.shape[0])
     rule = _ties.Rule(reduce=reduce)
-    rows, directions = rotated(deltas, basis, singular_cutoff)
+    rows, directions = Rotation(basis, singular_cutoff, excluded)(name, deltas)
     merged = _ties.merge(rows.reshape(len(rows), -1), rule, torch.ones_like(scales), scales, stats).view(rows.shape[1:])
     if directions is None:
         return merged
@@ -75,32 +79,46 @@ def knots(
 def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Stat]:
     if parameters["inner"] != "ties":
         return {}
-    turned = Rotated(statistics.source, parameters["basis"], parameters["singular_cutoff"], statistics.cache)
+    rotation = Rotation(parameters["basis"], parameters["singular_cutoff"], parameters["excluded"])
+    turned = Rotated(statistics.source, rotation, statistics.cache)
     rule = _ties.Rule(reduce=parameters["reduce"])
     asked = replace(statistics, source=turned)
     return _ties.prepare(asked, rule, density=parameters["density"], scale=parameters["scale"])
 
 
-def rotated(deltas: Tensor, basis: str, cutoff: float) -> tuple[Tensor, Tensor | None]:
-    """Task vectors in their common basis, [T, k, n] in the dtype of `deltas`, and its k directions [m, k], float64.
+@dataclass(frozen=True)
+class Rotation:
+    """How task vectors are turned into their common basis; field meanings: see the method."""
 
-    For basis "outputs" the matrices are transposed first. Tensors that are no matrices come back unchanged with None.
-    """
-    if deltas.dim() != 3 or deltas.numel() == 0:
-        return deltas, None
-    matrices = deltas if basis == "inputs" else deltas.transpose(1, 2)
-    total = torch.zeros((matrices.shape[1],) * 2, dtype=torch.float64, device=deltas.device)
-    for matrix in matrices:
-        wide = matrix.double()
-        total += wide @ wide.T
-    if not bool(torch.isfinite(total).all()):  # the merge itself names the tensor and the task
-        return deltas, None
-    squares, vectors = torch.linalg.eigh(total)
+    basis: str
+    cutoff: float
+    excluded: str
+
+    def __call__(self, name: str, deltas: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Task vectors in their common basis, [T, k, n] like `deltas`, and its k directions [m, k], float64.
+
+        For basis "outputs" the matrices are transposed first. Tensors that are no matrices, and such as hold no
+        number (the merge itself then names the task), come back unchanged with None.
+        """
+        if not is_matrix(name, deltas[0], self.excluded) or not bool(torch.isfinite(deltas.sum())):
+            return deltas, None
+        matrices = deltas if self.basis == "inputs" else deltas.transpose(1, 2)
+        directions = _directions(matrices, self.cutoff)
+        rows = [directions.T @ matrix.double() for matrix in matrices]
+        return torch.stack(rows).to(deltas.dtype), directions
+
+
+def _directions(matrices: Tensor, cutoff: float) -> Tensor:
+    """Orthonormal columns [m, k]: left singular vectors of the matrices side by side, values above `cutoff`."""
+    if not bool(matrices.any()):
+        return matrices[0, :, :0].double()
+    joined = matrices.transpose(0, 1).flatten(1).double()
+    wide = joined.shape[0] <= joined.shape[1]
+    squares, vectors = torch.linalg.eigh(joined @ joined.T if wide else joined.T @ joined)
     values = squares.clamp(min=0).sqrt()
     # Squares near zero are only good to rounding: about 1e-8 of the largest value.
-    directions = vectors[:, values > max(cutoff, 2e-8 * float(values.max()))]
-    rows = [directions.T @ matrix.double() for matrix in matrices]
-    return torch.stack(rows).to(deltas.dtype), directions
+    kept = values > max(cutoff, 2e-8 * float(values.max()))
+    return vectors[:, kept] if wide else joined @ vectors[:, kept] / values[kept]
 
 
 @dataclass(eq=False)
@@ -108,19 +126,18 @@ class Rotated:
     """A source whose tasks are the rotated task vectors on a base of zeros; tensors are kept in `cache`."""
 
     source: Source
-    basis: str
-    cutoff: float
+    rotation: Rotation
     cache: Store
 
     def __post_init__(self) -> None:
         self.tasks, self.names, self.device = self.source.tasks, self.source.names, self.source.device
         # The basis depends on all tasks, so even one task's statistics are those of this company only.
-        self.digest = f"{self.source.digest}/knots/{self.basis}/{self.cutoff}/{self.tasks}"
+        self.digest = f"{self.source.digest}/{self.rotation}/{self.tasks}"
 
     def _rows(self, name: str) -> Tensor:
         def make() -> Tensor:
             found = deltas(self.source, Chunk(name, 0, numel(self.source, name)))
-            return rotated(found.view(len(self.tasks), *self.source.shape(name)), self.basis, self.cutoff)[0]
+            return self.rotation(name, found.view(len(self.tasks), *self.source.shape(name)))[0]
 
         return self.cache.get_or_make(f"{self.digest}/{name}", make, lambda rows: rows.nbytes)
 

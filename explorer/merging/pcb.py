@@ -15,6 +15,7 @@ from explorer.merging._derived import extremes, values_at
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerTask, Range
 
+ALL = slice(None)
 CLAMPED = {"paper": 0.0, "es": 0.01, "vision": 0.01, "nlp": 0.01, "root": 0.0001}
 
 
@@ -78,7 +79,7 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     ends = values_at(
         statistics,
         f"pcb {variant} {density}",
-        lambda deltas, given: _score(deltas, given, variant),
+        lambda deltas, given, task: _score(deltas, given, variant, slice(task, task + 1))[0],
         lambda name, task, n: (n - int(n * (1 - density)), 1),
         rows=count,
         width=2,
@@ -94,48 +95,53 @@ def _clamped(deltas: Tensor, stats: Mapping[str, Tensor]) -> Tensor:
     return deltas.abs().clamp_(min=low).clamp_(max=high).mul_(deltas.sign())
 
 
-def _score(deltas: Tensor, stats: Mapping[str, Tensor], variant: str) -> Tensor:
-    """Scores before the top fraction is taken, [T, n]."""
+def _score(deltas: Tensor, stats: Mapping[str, Tensor], variant: str, tasks: slice = ALL) -> Tensor:
+    """Scores of some tasks before the top fraction is taken, [tasks, n]."""
     if variant == "paper":
-        within, between = _softmax_parts(deltas, stats)
-        between = between.div_(stats["between"].view(-1, 1)).view(len(deltas), *deltas.shape)
-        return (within / stats["within"].view(-1, 1)).mul_(between.sum(1)).to(deltas.dtype)
+        within, between = _softmax_parts(deltas, stats, tasks)
+        between = between.div_(stats["between"][tasks, :, None])
+        return (within / stats["within"][tasks, None]).mul_(between.sum(1)).to(deltas.dtype)
     low, high = (parts.column(stats[k], deltas).to(deltas.dtype) for k in ("low", "high"))
     size = deltas.abs().clamp_(min=low).clamp_(max=high)
     relative = _unit(size, low, high)
-    within = (relative.square() * len(deltas)).exp_()
+    within = (relative[tasks].square() * len(deltas)).exp_()
     signed = relative.mul_(deltas.sign())
     if variant == "es":
-        agreement = torch.stack([parts.task_sum(torch.tanh(row * signed).double()) for row in signed])
+        agreement = torch.stack([parts.task_sum(torch.tanh(row * signed).double()) for row in signed[tasks]])
         return within.mul_(agreement.to(deltas.dtype))
     others = parts.task_sum((signed if variant == "vision" else deltas).double()).to(deltas.dtype)
-    return within.mul_(torch.tanh(deltas * others))
+    return within.mul_(torch.tanh(deltas[tasks] * others))
 
 
-def _pairs(deltas: Tensor) -> Tensor:
-    """τₛ τₜ for every ordered pair, [T · T, n] float64."""
+def _pairs(deltas: Tensor, tasks: slice = ALL) -> Tensor:
+    """τₛ τₜ for some tasks s and every t, [tasks, T, n] float64."""
     wide = deltas.double()
-    return (wide[:, None] * wide[None]).flatten(0, 1)
+    return wide[tasks, None] * wide[None]
 
 
-def _softmax_parts(deltas: Tensor, stats: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Numerators of the two softmaxes of the paper: within each task [T, n], between tasks [T · T, n]."""
-    relative = _unit(_pairs(deltas), stats["least"].view(-1, 1), stats["most"].view(-1, 1))
-    return (relative[:: len(deltas) + 1] * len(deltas)).exp_(), relative.exp()
+def _softmax_parts(deltas: Tensor, stats: Mapping[str, Tensor], tasks: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Numerators of the two softmaxes of the paper: within a task [tasks, n], between tasks [tasks, T, n]."""
+    relative = _unit(_pairs(deltas, tasks), stats["least"][tasks, :, None], stats["most"][tasks, :, None])
+    chosen = torch.arange(len(deltas), device=deltas.device)[tasks]
+    own = relative[torch.arange(len(chosen), device=deltas.device), chosen]
+    return (own * len(deltas)).exp_(), relative.exp()
 
 
 def _paper_statistics(statistics: Statistics, count: int) -> dict[str, Stat]:
     """Extremes of all products of two task vectors, and mean numerators: denominators of the softmaxes over n."""
-    least, most = extremes(statistics, "pcb products", lambda deltas, _: _pairs(deltas))
-    stats: dict[str, Stat] = {"least": least, "most": most}
+    ends = extremes(statistics, "pcb products", lambda deltas, _: _pairs(deltas).flatten(0, 1), rows=count * count)
+    stats: dict[str, Stat] = {key: end.view(count, count) for key, end in zip(("least", "most"), ends, strict=True)}
 
     def numerators(deltas: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-        return torch.cat([part.sum(1) for part in _softmax_parts(deltas, given)])
+        within, between = _softmax_parts(deltas, given)
+        return torch.cat([within.sum(1)[:, None], between.sum(2)], dim=1)
 
     sums = statistics.sum("pcb softmax", numerators, given=stats)
     assert isinstance(sums, Tensor)
     mean = sums / max(1, sum(numel(statistics.source, name) for name in statistics.source.names))
-    return {**stats, "within": mean[:count], "between": mean[count:]}
+    if mean.dim() == 0:  # a model without weights
+        return stats
+    return {**stats, "within": mean[:, 0], "between": mean[:, 1:]}
 
 
 def _score_shares(score: Tensor, stats: Mapping[str, Tensor], variant: str) -> Tensor:

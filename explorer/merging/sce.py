@@ -69,7 +69,7 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
         found = values_at(
             statistics,
             f"sce {density}",
-            lambda deltas, _: _variance(deltas)[None],
+            lambda deltas, given, row: _variance(deltas),
             lambda name, row, n: [wanted[name]],
             rows=1,
             scope="tensor",

@@ -50,7 +50,7 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     border = values_at(
         statistics,
         f"tatr {trusted}",
-        lambda deltas, _: _conflict(deltas)[None],
+        lambda deltas, given, row: _conflict(deltas),
         lambda name, row, n: [n - min(int(n * trusted), n - 1)],
         rows=1,
     )

@@ -49,8 +49,8 @@ def wudi(
     scales = per_task(scale, deltas)
     if not is_matrix(name, deltas[0], excluded):
         return mean_of(deltas, scales)
-    if deltas.shape[0] == 1:  # already at the minimum; steps would only follow rounding noise
-        return deltas[0] * scales
+    if deltas.shape[0] == 1 or not bool(deltas.any()):  # at the minimum; steps would only follow rounding noise
+        return weighted_sum(deltas, scales)
     factors, common = vote_weights(torch.ones_like(scales), scales)
     targets, inputs = _moments(deltas, factors)
     # Entries of the Gram matrix lie far below 1, where float32 has its full precision.
@@ -87,8 +87,8 @@ def wudi_closed_form(
     scales = per_task(scale, deltas)
     if not is_matrix(name, deltas[0], excluded):
         return mean_of(deltas, scales)
-    if deltas.shape[0] == 1:
-        return deltas[0] * scales
+    if deltas.shape[0] == 1 or not bool(deltas.any()):
+        return weighted_sum(deltas, scales)
     targets, inputs = _moments(deltas, scales)
     squares, vectors = torch.linalg.eigh(inputs)
     spanned = squares > max(cutoff, 1e-14) * squares[-1].clamp(min=0)

@@ -14,6 +14,7 @@ from explorer.compute.source import StateDictSource
 from explorer.executor import ThreadExecutor
 from explorer.merging import _draws, merge_into, merge_tensor, prepare
 from explorer.merging.breadcrumbs import kept_ranks
+from explorer.merging.della import keep_probability
 from explorer.seeds import stable_seed
 
 SEEDS = 1500
@@ -206,3 +207,11 @@ def test_ownership_gives_each_weight_to_one_task(delta: Tensor) -> None:
     assert np.count_nonzero(alone[0]) == 0  # task c moved every weight twice as far as task a
     first = merged("ownership", source, owner="first")
     assert torch.equal(first, delta)
+
+
+def test_della_ranks_equal_sizes_by_position_in_any_precision() -> None:
+    rows = torch.tensor([[-0.5, 0.25, 0.5, -0.0, 0.0, 0.25]])
+    want = torch.tensor([[0.7, 0.5, 0.8, 0.3, 0.4, 0.6]], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        got = keep_probability(rows.to(dtype), 0.55, 0.25)
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-6)

@@ -162,11 +162,13 @@ def test_progress_goes_to_a_terminal_only(zoo: Path, tmp_path: Path, capsys: Cap
     assert capsys.readouterr().err == ""
 
 
-def test_a_reader_that_has_seen_enough_is_no_error_message(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [["methods", "--json"], ["tasks"]], ids=["much", "little"])
+def test_a_reader_that_has_seen_enough_is_no_error_message(arguments: list[str]) -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "explorer", "methods", "--json"]
-    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    command = [sys.executable, "-m", "explorer", *arguments]
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=buffered)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
 

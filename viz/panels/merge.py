@@ -16,6 +16,7 @@ from explorer.streaming import LiveUpdate, stream
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
 from viz.panels.draw import draw, empty
+from viz.panels.methods import choices, left_out
 from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method
 from viz.parts import Controls, Mixer, PlotlyPanel
 from viz.style import count, seconds_text
@@ -44,9 +45,9 @@ class MergePlace:
         method = bench.method(recipe.method)
         with gr.Row(equal_height=False, elem_id="merge-place"):
             with gr.Column(scale=2, min_width=330):
-                choices = [(m.title, m.name) for m in bench.methods()]
-                self.method = gr.Dropdown(choices, value=recipe.method, label="Method", elem_id="method")
-                self.about = gr.HTML(self.describe(recipe.method), padding=False)
+                offered = choices(bench.methods(), len(recipe.tasks), recipe.method)
+                self.method = gr.Dropdown(offered, value=recipe.method, label="Method", elem_id="method")
+                self.about = gr.HTML(self.describe(recipe), padding=False)
                 gr.Markdown("### Mixer")
                 self.mixer = Mixer(show_mixer(recipe, method.specs), elem_id="mixer")
                 gr.Markdown("### Settings of this method")
@@ -59,14 +60,15 @@ class MergePlace:
         self.outputs = [self.headline, self.problem, self.scores, self.trail]
         self.settings = [self.mixer, self.controls, self.method]
 
-    def describe(self, name: str) -> str:
-        """When to use a method and when not, its formula and paper, in a box."""
-        m = self.bench.method(name)
+    def describe(self, recipe: Recipe) -> str:
+        """When to use the method and when not, its formula and paper, and which methods do not fit these models."""
+        m = self.bench.method(recipe.method)
+        away = left_out(self.bench.methods(), len(recipe.tasks))
         esc = words.escape
         return (
             f'<div class="explorer-about"><p>{esc(m.summary)}</p><p><b>Use it</b> {esc(_lower(m.when))} '
             f'<b>Not</b> {esc(_lower(m.when_not))}</p><p class="formula">{esc(m.formula)}</p>'
-            f'<p class="paper">{esc(m.paper)}</p></div>'
+            f'<p class="paper">{esc(m.paper)}</p><p class="away">{esc(away)}</p></div>'
         )
 
     def show(self, recipe: Recipe, mixer: Any = None) -> list[Any]:
@@ -75,8 +77,8 @@ class MergePlace:
         return [
             show_mixer(recipe, method.specs, mixer),
             show_controls(recipe, method.title, method.specs),
-            recipe.method,
-            self.describe(recipe.method),
+            gr.update(choices=choices(self.bench.methods(), len(recipe.tasks), recipe.method), value=recipe.method),
+            self.describe(recipe),
         ]
 
     def switch(self, slot: Slot, name: str, mixer: Any) -> list[Any]:

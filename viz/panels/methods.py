@@ -1,0 +1,71 @@
+"""The method list: grouped by what a method does to the tensors, and without those that do not fit the open models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+COMMON = ("task_arithmetic", "ties", "weight_average", "consensus", "dare", "breadcrumbs", "tsv_merge", "iso_c")
+_GROUPS = {
+    "elementwise": "weight by weight",
+    "elementwise+threshold": "weight by weight",
+    "tensor": "whole tensors",
+    "matrix": "matrices",
+    "data": "needs data",
+}
+
+
+class Listed(Protocol):
+    """What the list needs to know of a method."""
+
+    name: str
+    title: str
+    granularity: str
+    output: str
+    min_tasks: int
+    max_tasks: int | None
+
+
+def group_of(method: Listed) -> str:
+    """The words a method is grouped under."""
+    if method.output == "per_task":
+        return "one model per task"
+    return "often used" if method.name in COMMON else _GROUPS[method.granularity]
+
+
+def choices(methods: Sequence[Listed], tasks: int, keep: str = "") -> list[tuple[str, str]]:
+    """(label, name) of the methods that take so many tasks, the often used first, then group by group.
+
+    `keep` stays in the list even when it does not fit: it is the one that is chosen now.
+    """
+    order = ["often used", *dict.fromkeys(_GROUPS.values()), "one model per task"]
+    fitting = [m for m in methods if fits(m, tasks) or m.name == keep]
+
+    def place(method: Listed) -> tuple[int, int, str]:
+        common = COMMON.index(method.name) if method.name in COMMON else len(COMMON)
+        return order.index(group_of(method)), common, method.title.lower()
+
+    return [(f"{m.title}  ·  {group_of(m)}", m.name) for m in sorted(fitting, key=place)]
+
+
+def fits(method: Listed, tasks: int) -> bool:
+    """Whether a method takes this many fine-tunes."""
+    return method.min_tasks <= tasks and (method.max_tasks is None or tasks <= method.max_tasks)
+
+
+def left_out(methods: Sequence[Listed], tasks: int) -> str:
+    """Which methods are not offered for this many fine-tunes, and why; empty when all are."""
+    away = [m for m in methods if not fits(m, tasks)]
+    if not away:
+        return ""
+    takes = {m.title: _takes(m) for m in sorted(away, key=lambda m: m.title.lower())}
+    listed = ", ".join(f"{title} ({text})" for title, text in takes.items())
+    return f"Not offered for {tasks} fine-tune{'s' if tasks != 1 else ''}: {listed}."
+
+
+def _takes(method: Listed) -> str:
+    if method.min_tasks == method.max_tasks:
+        return f"takes {method.min_tasks}"
+    if method.max_tasks is not None:
+        return f"takes at most {method.max_tasks}"
+    return f"takes at least {method.min_tasks}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from explorer.errors import UnknownNameError, near, sentence
 from explorer.evaluation._api import KINDS, answers_of
+from explorer.evaluation._locks import TRANSFORMERS
 from explorer.evaluation._plan import QUICK, Batch, Plan, plan_batches
 from explorer.evaluation._pool import map_batches
 from explorer.evaluation._scores import Partial, TaskScore, score_of
@@ -163,7 +164,8 @@ class Evaluator:
 
     def provenance(self) -> dict[str, Any]:
         """What the scores came from, as JSON-safe values: versions, device, and each task's digests."""
-        import transformers
+        with TRANSFORMERS:
+            import transformers
 
         described = {
             name: {

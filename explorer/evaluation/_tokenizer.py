@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import CheckpointError, sentence
+from explorer.evaluation._locks import TRANSFORMERS
 from explorer.seeds import digest_of
 
 _FILES = (
@@ -41,10 +42,11 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     advice = "Copy tokenizer.json and tokenizer_config.json from the base's folder."
     if not present:
         raise CheckpointError(sentence(str(folder), "needs a tokenizer to score text", "no tokenizer files", advice))
-    from transformers import AutoTokenizer
-
     try:
-        loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with TRANSFORMERS:
+            from transformers import AutoTokenizer
+
+            loaded = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:
         got = " ".join(str(error).split())[:300] or type(error).__name__
         raise CheckpointError(sentence(str(folder), "must hold a readable tokenizer", got, advice)) from error

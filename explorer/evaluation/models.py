@@ -6,7 +6,6 @@ A live merge rewrites its row in place and runs the same module again: the modul
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from explorer.errors import CheckpointError, all_problems, near, sentence
+from explorer.evaluation._locks import TRANSFORMERS
 
 if TYPE_CHECKING:
     from explorer.checkpoints import Checkpoint
 
-_BUILDING = threading.Lock()
 _LEFT_OUT = ("auto_map", "dtype", "torch_dtype", "_attn_implementation", "attn_implementation", "quantization_config")
 _DRAWS = ("normal_", "uniform_", "random_", "bernoulli_", "exponential_", "erfinv_")
 _INITIALISERS = (
@@ -64,7 +63,7 @@ def build_module(
     Raises CheckpointError when transformers does not know the architecture or cannot make it of this configuration.
     """
     config = dict(_read_config(checkpoint_config))
-    with _BUILDING, _quiet():
+    with TRANSFORMERS, _quiet():
         module = _construct({k: v for k, v in config.items() if k not in _LEFT_OUT}, dtype)
     empty: dict[int, nn.Parameter] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():

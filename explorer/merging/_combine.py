@@ -40,7 +40,7 @@ def combine(values: Tensor, scale: Tensor, weight: Tensor, *, elect: str, reduce
         total = factors.sum() if reduce == "weighted_mean" else (factors != 0).sum()
         return parts.weighted_sum(values, factors) / torch.where(total == 0, 1, total) * common
     votes = values * parts.column(factors, values)
-    positive = parts.elected_positive(parts.task_sum(votes), False)
+    positive = parts.elected_positive(parts.task_sum(votes), True)
     agreeing = parts.agreeing(votes, positive)
     if reduce == "sum":
         merged = parts.disjoint_sum(agreeing)

@@ -75,7 +75,8 @@ def iso_cts(
     Shapes: deltas [T, m, n], scale [T]; returns [m, n]. With r = min(m, n) each task gets round((1−f)·r/T) directions
     (halves to even; never more than r in all), the common ones get the rest. f = 1, or too few directions for one per
     task, is Iso-C. The vectors are made orthogonal by the nearest orthonormal ones; the strength is the mean over all
-    directions. Those of exactly zero strength are arbitrary and left out of directions and mean. Equal scales give λ times the paper's result.
+    directions. Those of exactly zero strength are arbitrary and left out of directions and mean. Equal scales give λ
+    times the paper's result.
     """
     scales = per_task(scale, deltas)
     if not is_matrix(name, deltas[0], excluded):

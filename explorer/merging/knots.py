@@ -12,8 +12,8 @@ from torch import Tensor
 from explorer.compute.source import Chunk, Source, arithmetic_dtype, deltas, numel
 from explorer.merging import _ties
 from explorer.merging._api import Stat, method, per_task
-from explorer.merging._parts import weighted_sum
 from explorer.merging._matrices import is_matrix
+from explorer.merging._parts import weighted_sum
 from explorer.merging._statistics import Statistics
 from explorer.merging.tsv import Excluded
 from explorer.params import Advanced, Choice, PerTask, Range
@@ -27,7 +27,7 @@ from explorer.store import Store
     formula="[τ₁ | … | τ_T] = U [Σ V₁ᵀ | … | Σ V_Tᵀ],  θ = θ₀ + U · merge(Σ V₁ᵀ, …, Σ V_Tᵀ)",
     when="LoRA fine-tunes, or other low-rank updates, that TIES merges poorly entry by entry.",
     when_not="An inner merge by sum or mean: rotating first then changes nothing.",
-    other_tensors="Tensors that are no matrices, and embeddings, are merged by the same inner method without a rotation.",
+    other_tensors="Tensors that are no matrices, and embeddings, are merged by the same method unrotated.",
 )
 def knots(
     deltas: Tensor,

@@ -124,8 +124,8 @@ def multislerp(
     space at the mean direction and back; the tangent vectors sum to zero there, so this is what it computes. Tensors
     that no task changed stay as in the base and directions that cancel give the weighted mean; the published code
     stops with an error at both. ε = 1e-8 is added to each length, as published, so of two exactly opposite directions
-    of equal weight the longer one wins. A task that leaves a tensor unchanged has no direction there but counts in the mean
-    length. Weights that are all 0 give the base.
+    of equal weight the longer one wins. A task that leaves a tensor unchanged has no direction there but counts in
+    the mean length. Weights that are all 0 give the base.
     """
     weights = per_task(weight, deltas).double()
     if normalize and float(weights.sum()) > 0:

@@ -45,9 +45,7 @@ def tsv_merge(
         Choice("shared", "full", labels=("an equal share of the rank (paper)", "everything")),
         "how many singular triplets each task keeps: the rank divided by the number of tasks, or all",
     ] = "shared",
-    whiten: Annotated[bool, Advanced(), "make the directions of different tasks orthogonal; off gives the plain sum"] = (
-        True
-    ),
+    whiten: Annotated[bool, Advanced(), "make directions of different tasks orthogonal; off: the plain sum"] = True,
     excluded: Excluded = "embeddings_and_projections",
     name: str,
 ) -> Tensor:

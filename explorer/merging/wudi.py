@@ -53,9 +53,8 @@ def wudi(
         return weighted_sum(deltas, scales)
     factors, common = vote_weights(torch.ones_like(scales), scales)
     targets, inputs = _moments(deltas, factors)
-    # Entries of the Gram matrix lie far below 1, where float32 has its full precision.
-    merged = _adam(weighted_sum(deltas, factors), targets.to(deltas.dtype), inputs.to(deltas.dtype), steps, learning_rate)
-    return merged * common
+    start, targets, inputs = weighted_sum(deltas, factors), targets.to(deltas.dtype), inputs.to(deltas.dtype)
+    return _adam(start, targets, inputs, steps, learning_rate) * common
 
 
 @method(

@@ -215,3 +215,28 @@ def test_della_ranks_equal_sizes_by_position_in_any_precision() -> None:
     for dtype in (torch.float32, torch.float64):
         got = keep_probability(rows.to(dtype), 0.55, 0.25)
         torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-6)
+
+
+def test_l1_counts_what_is_kept_in_every_part_of_a_large_tensor() -> None:
+    wide = torch.linspace(0.1, 1.0, 300_000)  # more than one chunk of a statistics pass
+    out = merged("dare", source_of(wide), 9, rescale="l1", density=0.01, scale=1.0)
+    torch.testing.assert_close(out.abs().double().sum(), wide.double().sum(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("reduce", "scale", "want"),
+    [("sum", 1.0, [0.5, 1.5]), ("mean", 1.0, [0.5, 0.75]), ("mean", -1.0, [-0.5, -0.75]), ("sum", 0.5, [0.25, 0.75])],
+)
+@pytest.mark.parametrize("method", ["dare", "della", "breadcrumbs"])
+def test_votes_that_cancel_exactly_elect_plus(method: str, reduce: str, scale: float, want: list[float]) -> None:
+    keep_all = {"drop_smallest": 0, "drop_largest": 0} if method == "breadcrumbs" else {"density": 1.0}
+    source = source_of(torch.tensor([0.5, 1.0]), torch.tensor([-0.5, 0.5]))
+    assert merged(method, source, elect="mass", reduce=reduce, scale=scale, **keep_all).tolist() == want
+
+
+def test_a_mean_divides_by_tasks_or_by_weights() -> None:
+    source = source_of(torch.tensor([1.0, -2.0]), torch.tensor([3.0, 4.0]))
+    values = {"density": 1.0, "scale": 0.5, "weight": {"a": 1.0, "b": 3.0}}
+    assert merged("dare", source, reduce="mean", **values).tolist() == [2.5, 2.5]
+    assert merged("dare", source, reduce="weighted_mean", **values).tolist() == [1.25, 1.25]
+    assert merged("dare", source, elect="mass", reduce="weighted_mean", **values).tolist() == [1.25, 2.0]

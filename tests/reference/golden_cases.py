@@ -24,6 +24,10 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *("dare.", "breadcrumbs.", "pcb.", "emr.", "localize_stitch.", "tatr.", "adamergingpp."),
         *("mk.dare", "mk.della", "mk.breadcrumbs", "mk.sce", "mk.ram", "mk.nearswap", "mk.arcee"),
     ),
+    "test_golden_matrix": (
+        *("mk.slerp", "mk.nuslerp", "mk.multislerp", "mk.karcher", "mk.model_stock"),
+        *("tsv", "iso_c", "wudi.", "knots", "twin."),
+    ),
 }
 """Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}

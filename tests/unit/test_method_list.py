@@ -30,7 +30,7 @@ def test_groups_come_in_order_and_the_common_first() -> None:
 def test_methods_that_do_not_fit_are_named_with_their_reason() -> None:
     methods = [Fake("slerp", "SLERP", min_tasks=2, max_tasks=2), Fake("near", "Near", max_tasks=1), Fake("a", "A")]
     assert [name for _, name in choices(methods, 7)] == ["a"]
-    assert left_out(methods, 7) == "Not offered for 7 fine-tunes: Near (takes at most 1), SLERP (takes 2)."
+    assert left_out(methods, 7) == "Not offered for 7 fine-tunes: Near (takes 1), SLERP (takes 2)."
     assert left_out(methods, 1) == "Not offered for 1 fine-tune: SLERP (takes 2)." and left_out(methods[2:], 7) == ""
 
 

@@ -164,7 +164,7 @@ def _with_previous(scores: Result, accuracies: Any) -> Result:
     ghosts = rows[rows["task"].isin(list(accuracies))].copy()
     if ghosts.empty:
         return scores
-    ghosts["model"] = "last setting"
+    ghosts["model"] = "before"
     ghosts["accuracy"] = ghosts["task"].map(accuracies).astype(float)
     ghosts["low"] = ghosts["high"] = ghosts["accuracy"]
     ghosts["correct"] = ghosts["accuracy"] * ghosts["n"]

@@ -45,7 +45,11 @@ def choices(methods: Sequence[Listed], tasks: int, keep: str = "") -> list[tuple
         common = COMMON.index(method.name) if method.name in COMMON else len(COMMON)
         return order.index(group_of(method)), common, method.title.lower()
 
-    return [(f"{m.title}  ·  {group_of(m)}", m.name) for m in sorted(fitting, key=place)]
+    return [(_label(m), m.name) for m in sorted(fitting, key=place)]
+
+
+def _label(method: Listed) -> str:
+    return method.title if method.name in COMMON else f"{method.title}  ·  {group_of(method)}"
 
 
 def fits(method: Listed, tasks: int) -> bool:

@@ -103,7 +103,10 @@ class _Wiring:
 
     def _connect_interference(self) -> None:
         place = self.interference
-        gr.on([place.trim.release, place.pair.input], self.signs, [place.trim, place.pair], place.sign_panels, **LIVE)
+        # Arrow keys send no release. A new trim takes a whole pass, so of many moves only the last one waits its turn.
+        signs = [place.trim.input, place.trim.release, place.pair.input]
+        latest = {**LIVE, "trigger_mode": "always_last"}
+        gr.on(signs, self.signs, [place.trim, place.pair], place.sign_panels, **latest)
         gr.on([place.threshold.input, place.threshold.release], self.masks, place.threshold, place.mask_panels, **LIVE)
 
     def _connect_merge(self) -> None:

@@ -63,4 +63,4 @@ def change_text(now: float, before: float) -> tuple[str, str]:
     points = 100 * (now - before)
     if abs(points) < 0.05:
         return "as before", "same"
-    return f"{points:+.1f} points", "better" if points > 0 else "worse"
+    return f"{points:+.1f} points".replace("-", "−"), "better" if points > 0 else "worse"

@@ -1,0 +1,128 @@
+"""The page as it opens, the place Interference, the look, and the keyboard."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import FIGURES, TASKS, caption, drawn, figure, go, running_app, slider, until, wait_drawn, wait_scored
+from playwright.sync_api import Browser, Page, expect
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+PLACES = ("Models", "Interference", "Merge")
+
+
+def test_the_samples_are_open_and_the_first_figure_is_drawn(
+    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running_app(tmp_path) as fresh:
+        page = browser.new_page()
+        page.goto(f"{fresh.url}/")
+        wait_drawn(page, "first-look")
+        first = time.monotonic() - fresh.ready
+        with capsys.disabled():
+            print(f"\n  address after {fresh.start_seconds:.1f} s, first interference figure {first:.1f} s later")
+        listed = page.locator(".explorer-table tbody th").all_text_contents()
+        assert listed == ["base", *TASKS]
+        expect(page.locator("#topbar")).to_contain_text("7 fine-tunes of base")
+        expect(page.get_by_text("All 53 tensors can be merged.")).to_be_visible()
+        assert "chance" in caption(page, "first-look")
+        page.close()
+
+
+def test_every_interference_figure_is_drawn_with_its_sentence(page: Page) -> None:
+    go(page, "Interference")
+    for name in FIGURES:
+        wait_drawn(page, name)
+        assert len(caption(page, name)) > 40, name
+        expect(page.locator(f"#{name} .plot")).to_be_visible()
+    titles = [page.locator(f"#{name} .title").inner_text() for name in FIGURES]
+    assert len(set(titles)) == len(FIGURES)
+
+
+def test_the_controls_of_the_interference_figures(page: Page) -> None:
+    go(page, "Interference")
+    for name in FIGURES:
+        wait_drawn(page, name)
+    seen = {name: figure(page, name) for name in FIGURES}
+
+    def changes(*names: str) -> None:
+        for name in names:
+            until(page, lambda name=name: figure(page, name) != seen[name], 60)
+        for name in set(FIGURES) - set(names):
+            assert figure(page, name) == seen[name], name
+        seen.update({name: figure(page, name) for name in names})
+
+    page.get_by_label("range slider for Mask threshold λ").press("ArrowRight")
+    until(page, lambda: "threshold 0.45" in caption(page, "mask-agreement"))
+    changes("mask-agreement", "mask-overlap")
+
+    page.get_by_label("Show", exact=True).click()
+    page.get_by_role("option", name="movies and products", exact=True).click()
+    until(page, lambda: "ovies and products" in caption(page, "sign-map"))
+    changes("sign-map")
+
+    before = page.locator("#sign-map .note").inner_text()
+    assert "20%" in before
+    page.get_by_label("number input for Trim first to the top fraction").fill("0.1")
+    page.get_by_label("number input for Trim first to the top fraction").press("Tab")
+    until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text(), 60)
+    changes("sign-map", "sign-pairs")
+    page.get_by_label("range slider for Trim first to the top fraction").press("ArrowRight")
+    until(page, lambda: "11%" in page.locator("#sign-map .note").inner_text(), 60)
+    changes("sign-map", "sign-pairs")
+
+
+@pytest.mark.parametrize(
+    ("theme", "options"),
+    [("light", {}), ("dark", {}), ("light", {"viewport": {"width": 390, "height": 844}, "has_touch": True})],
+    ids=["light", "dark", "phone"],
+)
+def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: str, options: dict[str, Any]) -> None:
+    page = open_tab(f"?__theme={theme}", **options)
+    assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    for place, panels in zip(PLACES, (("first-look",), FIGURES, ("scores", "trail")), strict=True):
+        go(page, place)
+        for panel in panels:
+            wait_drawn(page, panel, seconds=120)
+        wide = page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
+            e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.className)""")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (place, wide)
+    look = "getComputedStyle(document.querySelector('#scores .host .xtick text, #scores .host text')).fill"
+    light = page.evaluate(f"(() => {{ const c = {look}.match(/\\d+/g).map(Number); return c[0] + c[1] + c[2] }})()")
+    assert (light > 380) == (theme == "dark"), "text of a figure is light on dark, dark on light"
+
+
+def test_the_headline_stays_inside_its_boxes(page: Page) -> None:
+    go(page, "Merge")
+    wait_scored(page, "base:")
+    script = "boxes => boxes.filter(b => b.scrollWidth > b.clientWidth + 1).map(b => b.textContent)"
+    assert page.locator("#headline .figure, #headline .figure span").evaluate_all(script) == []
+
+
+def test_by_keyboard_alone(page: Page) -> None:
+    go(page, "Merge")
+    wait_drawn(page, "scores")
+    page.get_by_label("Method", exact=True).focus()
+    focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || ''"
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.append(str(page.evaluate(focused)).strip())
+        if reached[-1] == "Scale of definitions, slider":
+            break
+    assert reached[-1] == "Scale of definitions, slider", json.dumps(reached)
+    page.keyboard.press("ArrowRight")
+    expect(slider(page, "definitions")).to_have_value("0.31")
+    count = drawn(page, "scores")
+    page.keyboard.press("Shift+ArrowRight")
+    expect(slider(page, "definitions")).to_have_value("0.41")
+    wait_drawn(page, "scores", count)
+    until(
+        page, lambda: page.locator("#places .cm-line", has_text="sample_checkpoints/definitions, scale: 0.41").count()
+    )
+    expect(page.locator("#undo")).to_be_enabled()

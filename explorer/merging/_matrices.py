@@ -56,11 +56,11 @@ def singular(matrix: Tensor, rank: int | None = None, cutoff: float = 0.0) -> tu
     if wide.shape[0] > wide.shape[1]:
         right, values, left = singular(wide.T, rank, cutoff)
         return left.T, values, right.T
+    if not bool(wide.any()):
+        return wide[:, :0], wide[0, :0], wide[:0]
     most = wide.shape[0] if rank is None else min(rank, wide.shape[0])
     squares, vectors = torch.linalg.eigh(wide @ wide.T)
     values = squares.flip(0).clamp(min=0).sqrt()
-    if most == 0 or values[0] == 0:
-        return wide[:, :0], values[:0], wide[:0]
     floor = max(cutoff, torch.finfo(torch.float64).eps * max(wide.shape)) * values[0]
     if values[most - 1] >= STEEP * values[0]:
         kept = int((values[:most] > floor).sum())

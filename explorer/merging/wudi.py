@@ -9,7 +9,7 @@ from torch import Tensor
 
 from explorer.merging._api import method, per_task
 from explorer.merging._matrices import is_matrix, mean_of
-from explorer.merging._parts import column, task_sum, weighted_sum
+from explorer.merging._parts import column, task_sum
 from explorer.merging._ties import vote_weights
 from explorer.merging.tsv import MEAN_OF_OTHERS, Excluded
 from explorer.params import Advanced, PerTask, Range
@@ -49,12 +49,11 @@ def wudi(
     scales = per_task(scale, deltas)
     if not is_matrix(name, deltas[0], excluded):
         return mean_of(deltas, scales)
-    if deltas.shape[0] == 1 or not bool(deltas.any()):  # at the minimum; steps would only follow rounding noise
-        return weighted_sum(deltas, scales)
+    if not bool(deltas.any()):
+        return torch.zeros_like(deltas[0])
     factors, common = vote_weights(torch.ones_like(scales), scales)
-    targets, inputs = _moments(deltas, factors)
-    start, targets, inputs = weighted_sum(deltas, factors), targets.to(deltas.dtype), inputs.to(deltas.dtype)
-    return _adam(start, targets, inputs, steps, learning_rate) * common
+    start, disturbance, inputs = (moment.to(deltas.dtype) for moment in _moments(deltas, factors))
+    return (start + _adam(disturbance, inputs, steps, learning_rate)) * common
 
 
 @method(
@@ -71,7 +70,10 @@ def wudi_closed_form(
     *,
     scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: factor of this task's target"] = 1.0,
     cutoff: Annotated[
-        float, Range(0, 0.1, step=0.000001), Advanced(), "input directions weaker than this share of the strongest stay"
+        float,
+        Range(0, 0.1, step=0.000001),
+        Advanced(),
+        "in input directions weaker than this share of the strongest the plain sum stays",
     ] = 1e-10,
     excluded: Excluded = "embeddings",
     name: str,
@@ -86,33 +88,38 @@ def wudi_closed_form(
     scales = per_task(scale, deltas)
     if not is_matrix(name, deltas[0], excluded):
         return mean_of(deltas, scales)
-    if deltas.shape[0] == 1 or not bool(deltas.any()):
-        return weighted_sum(deltas, scales)
-    targets, inputs = _moments(deltas, scales)
+    start, disturbance, inputs = _moments(deltas, scales)
     squares, vectors = torch.linalg.eigh(inputs)
     spanned = squares > max(cutoff, 1e-14) * squares[-1].clamp(min=0)
     inverse = torch.where(spanned, 1 / torch.where(spanned, squares, 1), 0)
-    return ((targets @ vectors) * inverse @ vectors.T).to(deltas.dtype)
+    return (start - (disturbance @ vectors) * inverse @ vectors.T).to(deltas.dtype)
 
 
-def _moments(deltas: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ f_t τ_t τ_tᵀτ_t/‖τ_t‖² [m, n] and Σ τ_tᵀτ_t/‖τ_t‖² [n, n], float64; unchanged tasks have no part."""
+def _moments(deltas: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """M₀ = Σ f_t τ_t, Σ (M₀ − f_t τ_t) τ_tᵀτ_t/‖τ_t‖² [m, n] and Σ τ_tᵀτ_t/‖τ_t‖² [n, n], float64.
+
+    The second is half the gradient at M₀, taken term by term so that it is exactly zero where no task disturbs
+    another. Unchanged tasks have no part in the sums.
+    """
     wide = deltas.double()
     squares = wide.square().sum((1, 2))
     unit = wide * column(torch.where(squares > 0, squares, 1).rsqrt(), wide)
-    grams = [u.T @ u for u in unit]
-    targets = [d @ g for d, g in zip(wide * column(factors.double(), wide), grams, strict=True)]
-    return task_sum(torch.stack(targets)), task_sum(torch.stack(grams))
+    scaled = wide * column(factors.double(), wide)
+    start = task_sum(scaled)
+    inputs, disturbance = torch.zeros_like(unit[0].T @ unit[0]), torch.zeros_like(start)
+    for own, direction in zip(scaled, unit, strict=True):
+        inputs += direction.T @ direction
+        disturbance += (start - own) @ direction.T @ direction
+    return start, disturbance, inputs
 
 
-def _adam(start: Tensor, targets: Tensor, inputs: Tensor, steps: int, learning_rate: float) -> Tensor:
-    """`start` after Adam steps along the gradient 2 (M · inputs − targets)."""
-    merged = start.clone()
-    first, second = torch.zeros_like(start), torch.zeros_like(start)
+def _adam(disturbance: Tensor, inputs: Tensor, steps: int, learning_rate: float) -> Tensor:
+    """How far Adam moves from the start along the gradient 2 (moved · inputs + disturbance)."""
+    moved, first, second = (torch.zeros_like(disturbance) for _ in range(3))
     for step in range(1, steps + 1):
-        gradient = torch.addmm(targets, merged, inputs, beta=-2, alpha=2)
+        gradient = torch.addmm(disturbance, moved, inputs, beta=2, alpha=2)
         first.lerp_(gradient, 1 - BETA1)
         second.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         size = (second / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-        merged.addcdiv_(first, size, value=-learning_rate / (1 - BETA1**step))
-    return merged
+        moved.addcdiv_(first, size, value=-learning_rate / (1 - BETA1**step))
+    return moved

@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "app")]
 
 import browser as finder
 import torch
-from driving import TASKS, App, go, is_scored, running_app, slider, until, wait_drawn, wait_scored
+from driving import TASKS, App, choose, go, is_scored, running_app, slider, until, wait_drawn, wait_scored
 from playwright.sync_api import Page, sync_playwright
 
 from explorer.live import LiveModel
@@ -90,7 +90,8 @@ def in_browser(moves: int, method: str) -> dict[str, Any]:
         with running_app(folder) as app:
             found = _start(page, app)
             if method != "task_arithmetic":
-                _choose(page, method)
+                choose(page, EVERY_METHOD.get(method).title)
+                wait_scored(page, f"method: {method}")
             page.evaluate(CLOCK)
             calm = [_move(page, i, to_end=True) for i in range(moves)]
             busy = [_move(page, moves + i, to_end=False) for i in range(moves)]
@@ -116,13 +117,6 @@ def _start(page: Page, app: App) -> dict[str, Any]:
         "first_figure_seconds": round(first, 2),
         "first_setting_all_scored_seconds": round(scored, 2),
     }
-
-
-def _choose(page: Page, method: str) -> None:
-    title = EVERY_METHOD.get(method).title
-    page.get_by_label("Method", exact=True).click()
-    page.get_by_role("option", name=title, exact=True).click()
-    wait_scored(page, f"method: {method}")
 
 
 def _move(page: Page, index: int, *, to_end: bool) -> dict[str, float]:

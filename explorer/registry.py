@@ -48,6 +48,12 @@ class Registry(Generic[T]):
         if package not in self._packages:
             self._packages.append(package)
 
+    def retract(self, package: str) -> None:
+        """Undo `extend`; what the package registered stays until it is forgotten. For tests of plugins."""
+        self._packages.remove(package)
+        self._begun.discard(package)
+        self._discovered.discard(package)
+
     def forget(self, name: str) -> None:
         """Drop one item; for tests of plugins."""
         self._items.pop(name, None)

@@ -41,8 +41,8 @@ def model_stock(
 
     Shapes: deltas [T, *shape]; returns [*shape]. cos φ is the mean of the cosines of all pairs; the paper leaves open
     how to take it for more than two. cos φ = 1 gives the average, 0 the base. Tasks that point against each other
-    make t negative, beyond −1/(T−1) even larger than 1: `published` then extrapolates, `clamped` stays at the base.
-    At the singular angle itself, 1 + (T−1) cos φ = 0, both give the base. A pair with an unchanged member counts as
+    make t negative: `published` then extrapolates beyond the base, `clamped` stays at it. Where the tasks cancel,
+    1 + (T−1) cos φ = 0, both give the base. A pair with an unchanged member counts as
     cosine 0. One task has no angle: the result is that task's model.
     """
     count = deltas.shape[0]
@@ -55,7 +55,7 @@ def model_stock(
     singular = below.abs() < 1e-6
     t = torch.where(singular, 0, count * cosine / torch.where(singular, 1, below))
     if ratio == "clamped":
-        t = torch.where(below > 0, t, 0).clamp(0, 1)
+        t = t.clamp(0, 1)
     return mean * t.to(deltas.dtype)
 
 

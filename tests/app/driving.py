@@ -207,3 +207,9 @@ def open_merge(page: Page) -> None:
     go(page, "Merge")
     expect(page.locator("#mixer .row").first).to_be_visible()
     wait_scored(page, "base:")
+
+
+def choose(page: Page, title: str) -> None:
+    """Take another method from the list."""
+    page.get_by_label("Method", exact=True).click()
+    page.get_by_role("option", name=title, exact=True).click()

@@ -107,15 +107,15 @@ def test_the_headline_stays_inside_its_boxes(page: Page) -> None:
 def test_by_keyboard_alone(page: Page) -> None:
     go(page, "Merge")
     wait_drawn(page, "scores")
-    page.get_by_label("Method", exact=True).focus()
+    page.get_by_role("tab", name="Merge", exact=True).focus()
     focused = "document.activeElement.getAttribute('aria-label') || document.activeElement.textContent || ''"
     reached = []
     for _ in range(30):
         page.keyboard.press("Tab")
         reached.append(str(page.evaluate(focused)).strip())
-        if reached[-1] == "Scale of definitions, slider":
+        if reached[-1] == "scale of definitions, slider":
             break
-    assert reached[-1] == "Scale of definitions, slider", json.dumps(reached)
+    assert reached[-1] == "scale of definitions, slider", json.dumps(reached)
     page.keyboard.press("ArrowRight")
     expect(slider(page, "definitions")).to_have_value("0.31")
     count = drawn(page, "scores")

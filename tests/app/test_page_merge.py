@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from driving import (
     TASKS,
+    choose,
     coefficients,
     drag,
     drawn,
@@ -155,9 +156,3 @@ def test_two_tabs_do_not_disturb_each_other(open_tab: Callable[..., Page]) -> No
             slider(three, "spam").press("Shift+ArrowLeft")
         until(three, lambda tab=tab: coefficients(three) == coefficients(tab))
         until(three, lambda scores=scores: is_scored(three) and merged(three) == scores, 120)
-
-
-def choose(page: Page, title: str) -> None:
-    """Take another method from the list."""
-    page.get_by_label("Method", exact=True).click()
-    page.get_by_role("option", name=title, exact=True).click()

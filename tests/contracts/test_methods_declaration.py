@@ -39,7 +39,7 @@ def plugin_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     monkeypatch.syspath_prepend(tmp_path)
     yield "fixture_methods"
     METHODS.forget("half_of_the_sum")
-    METHODS._packages.remove("fixture_methods")
+    METHODS.retract("fixture_methods")
     for name in ("fixture_methods", "fixture_methods.half"):
         sys.modules.pop(name, None)
 

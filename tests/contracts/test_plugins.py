@@ -80,8 +80,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Installe
         importlib.invalidate_caches()
         registry.extend(package)
         undo.append(lambda: registry.forget(name))
-        undo.append(lambda: registry._packages.remove(package))
-        undo.append(lambda: registry._discovered.discard(package))
+        undo.append(lambda: registry.retract(package))
         undo.append(lambda: [sys.modules.pop(m) for m in (package, f"{package}.{name}") if m in sys.modules])
         return name
 

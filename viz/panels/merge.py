@@ -133,7 +133,7 @@ class MergePlace:
         moved, tone = words.change_text(now, earlier[-1].normalized) if earlier else ("", "")
         worst = summary.worst
         share_worst = words.share(worst.normalized_accuracy) if worst else "–"
-        scored = f"{count(update.done)} of {count(update.total)}"
+        scored = count(update.total) if update.complete else f"{count(update.done)} of {count(update.total)}"
         to_go = "all scored" if update.complete else f"about {seconds_text(update.eta_seconds or 0)} to go"
         return words.headline(
             words.figure("mean, % of experts", words.share(now), f"{moved} from the last" if moved else "", tone=tone),

@@ -46,6 +46,21 @@ class Slot:
     token: CancelToken = field(default_factory=CancelToken)
     live: LiveModel | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
+    latest: tuple[int, int] = (0, 0)
+
+    def is_news(self, turn: int | None, rank: int = 0) -> bool:
+        """Whether a request is not older than one already taken: they may overtake each other on their way here.
+
+        `turn` grows with everything the tab sends, `rank` settles equal turns: 0 a control is moved, 1 it was let go,
+        2 what was done after that. A request without a turn is always news.
+        """
+        with self.lock:
+            if turn is None:
+                return True
+            if (turn, rank) < self.latest:
+                return False
+            self.latest = (turn, rank)
+            return True
 
     def newest(self) -> CancelToken:
         """A token for a new request; the request before it is asked to stop."""

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("definitions", "intents", "languages", "movies", "newsgroups", "products", "spam")
 FIGURES = ("sign-map", "sign-pairs", "mask-agreement", "mask-overlap", "cosine", "norms")
+expect.set_options(timeout=30_000)
 SCORED_SECONDS = 180
 """The first full scoring of a session also scores the base and every expert; a busy machine takes a minute for it."""
 
@@ -94,7 +95,7 @@ class Watch:
         self.trouble.append(text)
 
 
-def until(page: Page, condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(page: Page, condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until the condition holds, and give what it gave."""
     end = time.monotonic() + seconds
     while not (found := condition()):
@@ -212,4 +213,5 @@ def open_merge(page: Page) -> None:
 def choose(page: Page, title: str) -> None:
     """Take another method from the list."""
     page.get_by_label("Method", exact=True).click()
-    page.get_by_role("option", name=title, exact=True).click()
+    # What a method is about may stand behind its title: "TALL masks · one model per task".
+    page.get_by_role("option", name=re.compile(rf"^(✓\s*)?{re.escape(title)}( ·|$)")).click()

@@ -87,7 +87,7 @@ def test_what_the_page_shows_is_what_the_exported_folder_does(page: Page, app: A
     said = export(page, "main-path")
     assert "main-path" in said and "MB" in said
     folder = app.exports / "main-path"
-    assert {"config.json", "tokenizer.json", "recipe.yaml", "README.md"} <= {p.name for p in folder.iterdir()}
+    assert {"config.json", "tokenizer.json", "explorer_recipe.yaml", "README.md"} <= {p.name for p in folder.iterdir()}
     again = evaluated(folder)
     assert {t: (right, n) for t, (_, right, n) in again.items()} == shown
     assert {t: f"{accuracy:.5g}" for t, (accuracy, _, _) in again.items()} == printed
@@ -104,7 +104,7 @@ def test_a_taken_name_is_said_and_nothing_is_lost(page: Page, app: App) -> None:
     wait_scored(page, "spam, scale: 0.4}")
     shown = merged(page)
     said = export(page, "taken", expected="taken: ")
-    assert "exists" in said
+    assert "must be a new or empty folder" in said
     expect(page.locator("#export-note .problem")).to_be_visible()
     assert bytes_of(app.exports / "taken") == before
     assert sorted(p.name for p in app.exports.iterdir() if p.name.startswith((".", "taken"))) == ["taken"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from viz import style
 from viz.parts import Mixer, PlotlyPanel, mixer_value, panel_value, read_mixer
@@ -24,8 +23,6 @@ pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=window.pwned=1>"
 TASKS = ("mnist", "svhn", EVIL)
 START = {"mnist": 0.3, "svhn": 0.5, EVIL: 1.0}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 SEEN: list[tuple[str, Any]] = []
 
 
@@ -84,16 +81,6 @@ def address() -> Iterator[str]:
     )  # fmt: skip
     yield url
     demo.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    with sync_playwright() as driver:
-        made = driver.chromium.launch(executable_path=path, args=FLAGS)
-        yield made
-        made.close()
 
 
 @pytest.fixture

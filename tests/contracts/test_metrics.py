@@ -13,7 +13,7 @@ from torch import Tensor
 
 from explorer.compute.source import StateDictSource, chunks
 from explorer.errors import CheckpointError, ParameterError
-from explorer.executor import ThreadExecutor
+from explorer.executor import SerialExecutor, ThreadExecutor
 from explorer.interference import METRICS, Context, Metric, _run, survey
 from explorer.results import SCOPE, SCOPE_COLUMNS, Result
 
@@ -115,7 +115,8 @@ def test_skipping_an_unchanged_chunk_changes_no_sum(metric: Metric) -> None:
 
 def test_threads_give_the_bits_of_a_serial_run(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_run, "chunks", partial(chunks, chunk_elements=50))
-    serial, threads = one(metric, source_of()), one(metric, source_of(), executor=ThreadExecutor(4))
+    serial = one(metric, source_of(), executor=SerialExecutor())
+    threads = one(metric, source_of(), executor=ThreadExecutor(4))
     pd.testing.assert_frame_equal(serial.table, threads.table, check_exact=True)
 
 

@@ -22,6 +22,7 @@ from viz.panels.settings import (
     show_controls,
     show_mixer,
     switch_method,
+    turn_of,
 )
 from viz.parts import controls_value, read_controls, read_mixer
 
@@ -270,6 +271,12 @@ def test_a_change_in_words(before: Recipe | None, now: Recipe, said: str) -> Non
     assert describe_change(before, now, "TITLE") == said
 
 
+def test_defaults_stand_for_what_a_recipe_leaves_open() -> None:
+    now = of("ties", {"density": 0.4}, scale={"spam": 0.5, "movies": 1.0})
+    said = describe_change(of("ties"), now, "T", {"density": 0.2, "scale": 1.0})
+    assert sorted(said.split(", ")) == ["density 0.20 → 0.40", "spam 1.00 → 0.50"]
+
+
 def test_many_changes_and_the_dtype_in_words() -> None:
     names = [f"t{i}" for i in range(4)]
     one, other = (Recipe("b", tuple(TaskEntry(n, n, {"scale": s}) for n in names)) for s in (0.3, 0.4))
@@ -290,3 +297,16 @@ def test_pieces_of_the_page_escape_names() -> None:
     assert words.change_text(0.5, 0.4) == ("+10.0 points", "better")
     assert words.change_text(0.4, 0.5)[1] == "worse" and words.change_text(0.4, 0.4) == ("as before", "same")
     assert words.change_text(float("nan"), 0.4) == ("", "") and words.share(float("nan")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("values", "turn"),
+    [
+        (({"turn": 3}, {"turn": 5}), 5),
+        (({"turn": 3}, {}), 3),
+        (({}, None), None),
+        (({"turn": "9"}, {"turn": True}, {"turn": -1}, {"turn": 1 << 60}, {"turn": 2.5}, 7), None),
+    ],
+)
+def test_the_newest_turn_of_what_the_page_sent(values: tuple[Any, ...], turn: int | None) -> None:
+    assert turn_of(*values) == turn

@@ -17,7 +17,7 @@ from explorer.workbench import Slot, Workbench
 from viz.panels import words
 from viz.panels.draw import draw, empty
 from viz.panels.methods import choices, left_out
-from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method
+from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method, turn_of
 from viz.parts import Controls, Mixer, PlotlyPanel
 from viz.style import count, seconds_text
 
@@ -83,6 +83,9 @@ class MergePlace:
 
     def switch(self, slot: Slot, name: str, mixer: Any) -> list[Any]:
         """Another method: shared values stay. Gives the controls' new values."""
+        if name == slot.session.recipe.method:  # the list says so too when it merely loses the focus
+            return [gr.skip()] * 4
+        slot.is_news(turn_of(mixer), 2)  # what was let go before, but comes later, must not undo this
         before = self.bench.method(slot.session.recipe.method)
         after = self.bench.method(name)
         recipe = switch_method(slot.session.recipe, before.specs, name, after.specs)
@@ -91,6 +94,9 @@ class MergePlace:
 
     def moved(self, slot: Slot, mixer: Any, controls: Any, method: str, *, keep: bool) -> Iterator[list[Any]]:
         """Updates for what the controls say now; `keep` makes it a step of undo and of the trail."""
+        if not slot.is_news(turn_of(mixer, controls), int(keep)):
+            yield [gr.skip()] * 4
+            return
         try:
             specs = self.bench.method(method).specs
             recipe = recipe_from(slot.session.recipe, method, specs, mixer, controls)
@@ -108,9 +114,10 @@ class MergePlace:
         try:
             for update in stream(self.bench, slot, recipe, token):
                 if keep and update.summary.tasks:
-                    title = self.bench.method(recipe.method).title
+                    method = self.bench.method(recipe.method)
                     earlier = [m for m in slot.session.trail if m.recipe != recipe]
-                    label = describe_change(earlier[-1].recipe if earlier else None, recipe, title)
+                    defaults = {s.name: s.default for s in method.specs}
+                    label = describe_change(earlier[-1].recipe if earlier else None, recipe, method.title, defaults)
                     slot.session = remember(slot.session, update.move(label))
                 yield self._shown(slot, update)
         except Cancelled:

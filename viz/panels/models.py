@@ -93,7 +93,7 @@ class ModelsPlace:
             fits = (
                 f"All {n} tensors can be merged." if n == found.tensors else f"{n} of {found.tensors} tensors can be."
             )
-            lines.insert(0, words.note(f"{len(recipe.tasks)} fine-tunes of one base. {fits}", kind="done"))
+            lines.insert(0, words.note(f"{words.fine_tunes(len(recipe.tasks))} of one base. {fits}", kind="done"))
         elif recipe.policy == "keep_base":
             lines.insert(0, words.note(f"{found.mergeable} of {found.tensors} tensors are merged.", kind="info"))
         tasks = {t.name: t for t in self.bench.evaluation_tasks(recipe)}

@@ -17,6 +17,7 @@ from viz.panels.export import ExportPlace
 from viz.panels.interference import InterferencePlace
 from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
+from viz.panels.settings import turn_of
 from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
 
 CSS = Path(__file__).with_name("page.css")
@@ -162,6 +163,7 @@ class _Wiring:
 
         def walked(mixer: Any, request: gr.Request) -> list[Any]:
             slot = self.slot(request)
+            slot.is_news(turn_of(mixer), 2)
             slot.session = step(slot.session)
             return ["", *self._show(slot, mixer)]
 

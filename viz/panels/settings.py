@@ -14,7 +14,16 @@ from explorer.session import with_values
 from viz.panels.draw import colours_of
 from viz.parts import Controls, controls_value, mixer_value, read_controls, read_mixer
 
-__all__ = ["Controls", "describe_change", "mixer_spec", "other_specs", "recipe_from", "show_controls", "show_mixer"]
+__all__ = [
+    "Controls",
+    "describe_change",
+    "mixer_spec",
+    "other_specs",
+    "recipe_from",
+    "show_controls",
+    "show_mixer",
+    "turn_of",
+]
 
 _MIXED = ("scale", "weight")
 
@@ -30,6 +39,12 @@ def other_specs(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
     mixed = mixer_spec(specs)
     rest = [s for s in specs if s is not mixed]
     return tuple(sorted(rest, key=lambda s: s.advanced))
+
+
+def turn_of(*values: Any) -> int | None:
+    """The newest turn that the parts put into their values, or None: tells which of two requests is the later one."""
+    turns = [v.get("turn") for v in values if isinstance(v, dict)]
+    return max((t for t in turns if type(t) is int and 0 < t < 1 << 53), default=None)
 
 
 def recipe_from(recipe: Recipe, method: str, specs: tuple[Spec, ...], mixer: Any, controls: Any) -> Recipe:
@@ -148,14 +163,17 @@ def _fits(spec: Spec, value: Any) -> bool:
     return True
 
 
-def describe_change(before: Recipe | None, now: Recipe, title: str) -> str:
-    """What a person changed, in a few words: `spam 0.30 → 0.45`, `density 0.2 → 0.3`, or the method's title."""
+def describe_change(before: Recipe | None, now: Recipe, title: str, defaults: Mapping[str, Any] | None = None) -> str:
+    """What a person changed, in a few words: `spam 0.30 → 0.45`, `density 0.2 → 0.3`, or the method's title.
+
+    `defaults` stand for what a recipe leaves open; without them the words say `default`.
+    """
     if before is None or before.method != now.method:
         return title
     parts = []
-    old, new = before.values(), now.values()
+    old, new, known = before.values(), now.values(), dict(defaults or {})
     for name in dict.fromkeys([*old, *new]):
-        a, b = old.get(name), new.get(name)
+        a, b = (values.get(name, known.get(name)) for values in (old, new))
         if isinstance(a, Mapping) != isinstance(b, Mapping):  # one value for all tasks, against one per task
             a, b = (v if isinstance(v, Mapping) else dict.fromkeys(now.task_names, v) for v in (a, b))
         if isinstance(a, Mapping) and isinstance(b, Mapping):

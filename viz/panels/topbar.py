@@ -41,10 +41,10 @@ class TopBar:
     def describe(self, recipe: Recipe) -> str:
         """Product, open models and device."""
         esc = words.escape
-        names = ", ".join(recipe.task_names)
+        names, number = ", ".join(recipe.task_names), words.fine_tunes(len(recipe.tasks))
         return (
             '<div class="explorer-brand"><h1>Task Interference Explorer</h1>'
-            f'<p><span title="{esc(names)}">{len(recipe.tasks)} fine-tunes</span> of <b>{esc(_last(recipe.base))}</b>'
+            f'<p><span title="{esc(names)}">{number}</span> of <b>{esc(_last(recipe.base))}</b>'
             f' · <span class="badge">{esc(self.bench.device.title)}</span></p></div>'
         )
 

@@ -51,6 +51,11 @@ def headline(*figures: str) -> str:
     return f'<div class="explorer-headline" role="group" aria-live="off">{"".join(figures)}</div>'
 
 
+def fine_tunes(n: int) -> str:
+    """How many fine-tunes, in words."""
+    return "1 fine-tune" if n == 1 else f"{n} fine-tunes"
+
+
 def share(value: float) -> str:
     """A fraction as text, or a dash where it is not known."""
     return percent(value, 1) if math.isfinite(value) else "–"

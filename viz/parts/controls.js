@@ -10,7 +10,7 @@ function readValue() {
 function send(event) {
   const value = readValue();
   for (const [name, row] of Object.entries(rows)) value.values[name] = row.read();
-  props.value = JSON.stringify(value);
+  props.value = JSON.stringify({ ...value, turn: nextTurn() });
   trigger(event, { name: value.who });
 }
 

@@ -5,7 +5,7 @@ let state = readValue(), rows = new Map(), master = null, chrome = null, linked 
 let before = null, held = new Set(), unsent = 0, unreleased = false;
 
 function readValue() {
-  const value = structuredClone(JSON.parse(JSON.stringify(props.value || {})));
+  const { turn, ...value } = JSON.parse(JSON.stringify(props.value || {}));
   return { low: -1, high: 2, step: 0.01, default: 0.3, label: "scale", help: "", solo: null, disabled: null,
     ...value, tasks: Array.isArray(value.tasks) ? value.tasks : [] };
 }
@@ -24,7 +24,7 @@ function numberText(value) {
 }
 
 function store() {
-  props.value = structuredClone(state);
+  props.value = { ...structuredClone(state), turn: nextTurn() };
 }
 
 // At most one input event per frame, and none that is out of date after a release.

@@ -6,6 +6,13 @@ if (!document.getElementById(STYLE_ID)) {
   document.head.appendChild(sheet);
 }
 
+// A number that grows with every value any part sends: two requests may overtake each other on their way to Python.
+function nextTurn() {
+  const shared = (window.explorerParts = window.explorerParts || {});
+  shared.turn = (shared.turn || 0) + 1;
+  return shared.turn;
+}
+
 // A DOM node with a class, attributes and children; text only ever becomes text, never markup.
 function node(tag, className, attributes, ...children) {
   const made = document.createElement(tag);

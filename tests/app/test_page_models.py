@@ -119,7 +119,6 @@ def test_an_upload_can_be_merged(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#topbar")).to_contain_text("1 fine-tune of base")
     assert listed(page) == ["base", "spam"]
     open_merge(page)
-    wait_scored(page, "scale")
     # Alone, at coefficient 1, it is the expert again.
     slider(page, "spam").press("End")
     row(page, "spam").get_by_role("textbox").fill("1")

@@ -19,7 +19,7 @@ from explorer.checkpoints.staging import Staging
 from explorer.checkpoints.writer import FolderWriter
 from explorer.compute.source import Source
 from explorer.errors import RecipeError, sentence
-from explorer.executor import CancelToken, ProgressCallback, SerialExecutor
+from explorer.executor import CancelToken, ProgressCallback, SerialExecutor, ThreadExecutor
 from explorer.merging import METHODS, Prepared, merge_tensor, prepare
 from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
 from explorer.recipe import Recipe
@@ -88,7 +88,9 @@ def write_merge(
     _spare_inputs(models, out_dir)
     source = source or models.source
     method = METHODS.get(recipe.method)
-    prepared = prepare(method, source, recipe.values(), seed=recipe.seed, cancel=cancel)
+    # As the live merge does: on one thread, torch's own threads wait for each other whenever the cores are busy.
+    threads = ThreadExecutor(2) if source.device.type == "cpu" else SerialExecutor()
+    prepared = prepare(method, source, recipe.values(), executor=threads, seed=recipe.seed, cancel=cancel)
     single = method.output == "single"
     job = _Job(recipe, models, source, prepared, scores, progress, cancel)
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)

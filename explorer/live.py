@@ -102,7 +102,8 @@ class LiveModel:
         if key == self.key:
             return 0.0
         method = METHODS.get(recipe.method)
-        prepared = prepare(method, self.arena, recipe.values(), seed=recipe.seed, cache=cache, cancel=cancel)
+        values, threads = recipe.values(), self._executor
+        prepared = prepare(method, self.arena, values, executor=threads, cache=cache, cancel=cancel, seed=recipe.seed)
         self.key, self._shown = "", None
         single = method.output == "single"
         self._allocate(recipe.dtype, 1 if single else len(self.arena.tasks))

@@ -8,6 +8,7 @@ stops it at the next batch.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -27,6 +28,8 @@ from explorer.session import Move
 from explorer.workbench import Slot, Workbench
 
 ModuleFor = Callable[[str], nn.Module]
+UPDATE_EVERY_SECONDS = 1.0
+"""Refinements of numbers that are already shown come no faster than this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,9 @@ class _Known:
 
 
 def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> Iterator[LiveUpdate]:
-    """Updates until everything is scored. Raises Cancelled once a newer request took the slot's token.
+    """Updates until everything is scored: each task's first number at once, refinements at a calm pace.
+
+    Raises Cancelled once a newer request took the slot's token.
 
     Raises InputError for models or values that cannot be used. Yields once with an empty table when no evaluation
     task carries the name of a merged task.
@@ -90,11 +95,15 @@ def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> 
         key = live.key
     runs = evaluator.run(live.module_for, key=key, cancel=token, store=bench.store)
     references = _References(bench, evaluator, live.resident.models, known, token)
-    partial: Partial | None = None
-    while (step := _next(bench, token, runs)) is not None:
-        partial = step
+    shown = 0.0
+    while (partial := _next(bench, token, runs)) is not None:
         references.catch_up(partial.task, partial.round)
+        first_of_task = partial.task not in known.merged
         known.merged = dict(partial.scores)
+        now = time.monotonic()
+        if not (first_of_task or partial.complete or now - shown >= UPDATE_EVERY_SECONDS):
+            continue  # drawing costs the page, and on a small machine the scoring, more than a digit is worth
+        shown = now
         yield _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import yaml
 
-from explorer.merging import METHODS
+from explorer.merging import METHODS, check_add_ons
 from explorer.opening import OpenModels
 from explorer.recipe import Recipe
 from explorer.results import Result
@@ -28,6 +28,7 @@ def model_card(
         "## Merge details",
         "",
         f"Method: **{method.title}** ({method.paper}). {method.formula}".strip(),
+        *(f"Then **{a.title}** ({a.paper}). {a.formula}" for a, _ in check_add_ons(recipe.add_ons)),
         *([f"This folder is the model for the task **{task}**."] if task else []),
         "",
         "### Models merged",

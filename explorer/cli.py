@@ -18,6 +18,12 @@ from typing import Any
 
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
 
+_CATALOGUES = {
+    "methods": "merge methods",
+    "add-ons": "add-ons to a merge",
+    "metrics": "interference metrics",
+    "tasks": "task kinds",
+}
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
 
@@ -45,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
     merge.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     merge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a method parameter")
+    merge.add_argument(
+        "--add-on",
+        action="append",
+        default=[],
+        metavar="NAME[:KEY=VALUE,…]",
+        help="apply an add-on to the result, such as lines:alpha=0.1,beta=0.9; may be given several times",
+    )
     merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
     evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
@@ -52,11 +65,11 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
     evaluate.add_argument("--split", default="test", help="split to score (default test)")
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
-    for name, what in (("methods", "merge methods"), ("metrics", "interference metrics"), ("tasks", "task kinds")):
+    for name, what in _CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     docs = commands.add_parser("docs", help="write the generated reference pages")
     docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
-    for name in ("inspect", "survey", "evaluate", "methods", "metrics", "tasks"):
+    for name in ("inspect", "survey", "evaluate", *_CATALOGUES):
         commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
     return root
 
@@ -189,28 +202,13 @@ def _write_whole(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _changed(recipe: Any, changes: Sequence[str]) -> Any:
-    """The recipe with method parameters replaced, also where its tasks had their own. Raises InputError."""
-    import yaml
-
-    for change in changes:
-        name, equals, text = change.partition("=")
-        if not equals or not name:
-            raise InputError(sentence("--set", "must be NAME=VALUE", repr(change), "For example --set density=0.3."))
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text  # the parameter's own check says what it must be
-        tasks = [replace(t, parameters={k: v for k, v in t.parameters.items() if k != name}) for t in recipe.tasks]
-        recipe = replace(recipe.with_parameters(**{name: value}), tasks=tuple(tasks))
-    return recipe
-
-
 def _merge(arguments: argparse.Namespace) -> int:
+    from explorer.changes import add_on_of, changed
     from explorer.exporting import run_recipe
     from explorer.recipe import Recipe
 
-    recipe = _changed(Recipe.load(arguments.recipe), arguments.set)
+    recipe = changed(Recipe.load(arguments.recipe), arguments.set)
+    recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
     return 0
@@ -274,8 +272,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "survey": _survey,
     "merge": _merge,
     "evaluate": _evaluate,
-    "methods": _list("methods"),
-    "metrics": _list("metrics"),
-    "tasks": _list("tasks"),
+    **{kind: _list(kind) for kind in _CATALOGUES},
     "docs": _docs,
 }

@@ -90,7 +90,8 @@ def write_merge(
     method = METHODS.get(recipe.method)
     # As the live merge does: on one thread, torch's own threads wait for each other whenever the cores are busy.
     threads = ThreadExecutor(2) if source.device.type == "cpu" else SerialExecutor()
-    prepared = prepare(method, source, recipe.values(), executor=threads, seed=recipe.seed, cancel=cancel)
+    values, add_ons = recipe.values(), recipe.add_ons
+    prepared = prepare(method, source, values, executor=threads, seed=recipe.seed, cancel=cancel, add_ons=add_ons)
     single = method.output == "single"
     job = _Job(recipe, models, source, prepared, scores, progress, cancel)
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)

@@ -37,12 +37,14 @@ def merge_state_dicts(
     dtype: str | None = None,
     seed: int = 0,
     policy: str = "refuse",
+    add_ons: Sequence[tuple[str, Mapping[str, Any]]] = (),
     **parameters: Any,
 ) -> dict[str, Tensor] | dict[str, dict[str, Tensor]]:
     """Merge state dicts in memory: the merged state dict, or one per task for methods with one model per task.
 
     `parameters` are the method's (`python -m explorer methods` lists them); per-task ones take a number or a mapping
-    task -> number. `dtype` None keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
+    task -> number. `add_ons` are names with their parameters, such as ("lines", {"alpha": 0.1}). `dtype` None
+    keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
     Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base".
     Raises AlignmentError, ParameterError, UnknownNameError, RecipeError (number of tasks), CheckpointError (NaN).
     """
@@ -52,7 +54,7 @@ def merge_state_dicts(
         )
     names = _aligned(base, tasks, policy)
     source = StateDictSource(base, tasks, names)
-    prepared = prepare(METHODS.get(method), source, parameters, seed=seed)
+    prepared = prepare(METHODS.get(method), source, parameters, seed=seed, add_ons=add_ons)
     stored = getattr(torch, dtype) if dtype else None
     merged = {name: merge_tensor(prepared, source, name, stored or base[name].dtype) for name in names}
 

@@ -102,8 +102,16 @@ class LiveModel:
         if key == self.key:
             return 0.0
         method = METHODS.get(recipe.method)
-        values, threads = recipe.values(), self._executor
-        prepared = prepare(method, self.arena, values, executor=threads, cache=cache, cancel=cancel, seed=recipe.seed)
+        prepared = prepare(
+            method,
+            self.arena,
+            recipe.values(),
+            executor=self._executor,
+            cache=cache,
+            cancel=cancel,
+            seed=recipe.seed,
+            add_ons=recipe.add_ons,
+        )
         self.key, self._shown = "", None
         single = method.output == "single"
         self._allocate(recipe.dtype, 1 if single else len(self.arena.tasks))
@@ -144,5 +152,7 @@ class LiveModel:
 def weights_key(recipe: Recipe, source_digest: str) -> str:
     """Changes with anything that can change the merged weights; the same setting has the same key."""
     values: dict[str, Any] = recipe.values()
-    ordered = sorted((k, sorted(v.items()) if isinstance(v, Mapping) else v) for k, v in values.items())
-    return digest_of(source_digest, recipe.method, ordered, recipe.seed, recipe.dtype)
+    # Tasks in any order give the same weights; patterns and add-ons are taken in the order they are written.
+    ordered = sorted((k, sorted(v.items(), key=str) if isinstance(v, Mapping) else v) for k, v in values.items())
+    add_ons = [(name, sorted(given.items(), key=str)) for name, given in recipe.add_ons]
+    return digest_of(source_digest, recipe.method, ordered, add_ons, recipe.seed, recipe.dtype)

@@ -13,7 +13,7 @@ from explorer.checkpoints import Checkpoint, open_checkpoint
 from explorer.checkpoints.align import Alignment, align
 from explorer.checkpoints.source import CheckpointSource
 from explorer.errors import InputError, RecipeError, all_problems, near, sentence
-from explorer.merging import METHODS
+from explorer.merging import METHODS, check_add_ons
 from explorer.params import check_values
 from explorer.recipe import Recipe
 
@@ -71,12 +71,13 @@ def _raise(who: str, problems: Sequence[InputError]) -> None:
 
 
 def check_method(recipe: Recipe) -> None:
-    """Whether the recipe's method exists and takes its parameters for its tasks; reads no file.
+    """Whether the recipe's method and add-ons exist and take their parameters; reads no file.
 
     Raises UnknownNameError (near names offered), or ParameterError naming every problem at once.
     """
     method = METHODS.get(recipe.method)
     check_values(method.specs, recipe.values(), who=method.name, tasks=recipe.task_names)
+    check_add_ons(recipe.add_ons)
 
 
 def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> OpenModels:

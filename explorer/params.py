@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
 
+from explorer.blocks import several_schema
 from explorer.errors import ParameterError, all_problems, near, sentence
 
 
@@ -60,7 +61,7 @@ class PerTask:
 
 @dataclass(frozen=True)
 class PerBlock:
-    """Marks a parameter that may also differ per block of layers."""
+    """Marks a parameter that may also differ per tensor: a mapping of name patterns to numbers (`explorer.blocks`)."""
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,8 @@ class Spec:
 
         Raises ParameterError with the exact sentence when the value is not allowed.
         """
-        if isinstance(value, Mapping):
-            if not self.per_task:
-                got, advice = "one per task", "Give a single value."
-                raise ParameterError(sentence(who, f"{self.name} takes one value", got, advice))
-            return self._check_per_task(value, who, tasks)
-        return self._check_one(value, who)
+        several = self.per_task and isinstance(value, Mapping)
+        return self._check_per_task(value, who, tasks) if several else self._check_blocks(value, who)
 
     def _check_per_task(self, value: Mapping[str, Any], who: str, tasks: Sequence[str]) -> dict[str, Any]:
         problems = [
@@ -137,16 +134,24 @@ class Spec:
         checked = {}
         for task in tasks:
             try:
-                checked[task] = self._check_one(value.get(task, self.default), f"{who}, task {task}")
+                checked[task] = self._check_blocks(value.get(task, self.default), f"{who}, task {task}")
             except ParameterError as error:
                 problems.append(str(error))
         if problems:
             raise ParameterError(all_problems(who, problems))
         return checked
 
+    def _check_blocks(self, value: Any, who: str) -> Any:
+        """One value, or for a per-block parameter a mapping pattern -> value in the order given."""
+        if not isinstance(value, Mapping):
+            return self._check_one(value, who)
+        if not self.per_block:
+            got = f"one per {'block' if self.per_task else 'task'}"
+            raise ParameterError(sentence(who, f"{self.name} takes one value", got, "Give a single value."))
+        return {str(pattern): self._check_one(one, f"{who}, {pattern}") for pattern, one in value.items()}
+
     def _check_one(self, value: Any, who: str) -> Any:
-        converted = _convert(value, self.type)
-        if converted is None or not self._legal(converted):
+        if (converted := _convert(value, self.type)) is None or not self._legal(converted):
             raise ParameterError(self.message(who, value))
         return converted
 
@@ -180,18 +185,14 @@ class Spec:
 
     def json_schema(self) -> dict[str, Any]:
         """This parameter as a JSON schema fragment."""
-        kind = {float: "number", int: "integer", bool: "boolean", str: "string"}[self.type]
-        schema: dict[str, Any] = {"type": kind, "description": self.help, "default": self.default}
+        kinds = {float: "number", int: "integer", bool: "boolean", str: "string"}
+        schema: dict[str, Any] = {"type": kinds[self.type], "description": self.help, "default": self.default}
         if isinstance(self.allowed, Choice):
             schema["enum"] = list(self.allowed.options)
         if isinstance(self.allowed, Range):
             schema["exclusiveMinimum" if self.allowed.open_low else "minimum"] = self.allowed.low
             schema["exclusiveMaximum" if self.allowed.open_high else "maximum"] = self.allowed.high
-        if self.per_task:
-            single = {k: v for k, v in schema.items() if k not in ("description", "default")}
-            several = {"type": "object", "additionalProperties": single}
-            return {"description": self.help, "default": self.default, "anyOf": [single, several]}
-        return schema
+        return several_schema(self, schema) if self.per_task or self.per_block else schema
 
     def describe(self) -> dict[str, Any]:
         """This parameter as a plain row, for `--json` and the docs."""
@@ -249,9 +250,8 @@ def _spec(owner: str, name: str, hint: Any, default: Any) -> Spec:
     if get_origin(hint) is not Annotated:
         raise TypeError(f"{owner}: parameter {name} needs Annotated[type, range or choice, help]")
     kind, *notes = get_args(hint)
-    texts = [n for n in notes if isinstance(n, str)]
     allowed = next((n for n in notes if isinstance(n, (Range, Choice))), None)
-    if not texts:
+    if not (texts := [n for n in notes if isinstance(n, str)]):
         raise TypeError(f"{owner}: parameter {name} has no help text")
     if kind in (int, float) and not isinstance(allowed, Range):
         raise TypeError(f"{owner}: parameter {name} is a number without a Range")

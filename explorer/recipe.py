@@ -6,6 +6,8 @@ tasks:
   spam:   {checkpoint: sample_checkpoints/spam, scale: 0.3}
 method: ties
 parameters: {density: 0.2, scope: model}
+add_ons:
+- lines: {alpha: 0.1, beta: 0.9}
 dtype: float16
 seed: 0
 """
@@ -25,7 +27,7 @@ SCHEMA = 1
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 POLICIES = ("refuse", "keep_base")
 _SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
-_KEYS = ("schema", "base", "tasks", "method", "parameters", "dtype", "seed", "include", "exclude", "policy")
+_KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", "seed", "include", "exclude", "policy")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class TaskEntry:
 class Recipe:
     """A merge, complete and repeatable.
 
+    `add_ons` are applied to the method's result one after the other, each a name and its parameters.
     `dtype` None means: each tensor keeps the base's. `include` / `exclude` are glob patterns over tensor names;
     what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged.
     """
@@ -54,6 +57,7 @@ class Recipe:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     policy: str = "refuse"
+    add_ons: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -77,6 +81,8 @@ class Recipe:
         tasks = {t.name: {"checkpoint": t.checkpoint, **t.parameters} for t in self.tasks}
         plain: dict[str, Any] = {"schema": SCHEMA, "base": self.base, "tasks": tasks, "method": self.method}
         plain["parameters"] = dict(self.parameters)
+        if self.add_ons:
+            plain["add_ons"] = [{name: dict(values)} for name, values in self.add_ons]
         if self.dtype:
             plain["dtype"] = self.dtype
         plain["seed"] = self.seed
@@ -143,6 +149,7 @@ class Recipe:
             tasks=tasks,
             method=data["method"],
             parameters=dict(data.get("parameters") or {}),
+            add_ons=tuple(_add_on(entry) for entry in data.get("add_ons") or ()),
             dtype=data.get("dtype"),
             seed=data.get("seed", 0),
             include=tuple(data.get("include") or ()),
@@ -158,6 +165,22 @@ def _entry(name: str, entry: Any) -> TaskEntry:
     return TaskEntry(name, entry["checkpoint"], own)
 
 
+def _add_on(entry: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(entry, str):
+        return entry, {}
+    ((name, values),) = entry.items()
+    return name, dict(values or {})
+
+
+def _is_add_on(entry: Any) -> bool:
+    if isinstance(entry, str):
+        return True
+    if not isinstance(entry, dict) or len(entry) != 1:
+        return False
+    ((name, values),) = entry.items()
+    return isinstance(name, str) and isinstance(values or {}, dict)
+
+
 def _problems(data: dict[str, Any], source: str) -> list[str]:
     problems = [sentence(source, "has only known keys", repr(k), near(str(k), _KEYS)) for k in data if k not in _KEYS]
     if data.get("schema", SCHEMA) != SCHEMA:
@@ -168,6 +191,10 @@ def _problems(data: dict[str, Any], source: str) -> list[str]:
     problems += _task_problems(data.get("tasks"), source)
     if not isinstance(data.get("parameters") or {}, dict):
         problems.append(sentence(source, "parameters must be a mapping", repr(data["parameters"]), "Use {a: 1}."))
+    add_ons = data.get("add_ons") or []
+    if not isinstance(add_ons, list) or not all(_is_add_on(entry) for entry in add_ons):
+        must, advice = "add_ons must be a list of names or {name: {parameter: value}}", "Use [{lines: {alpha: 0.1}}]."
+        problems.append(sentence(source, must, repr(add_ons), advice))
     dtype = data.get("dtype")
     if dtype is not None and dtype not in DTYPES:
         hint = near(str(dtype), DTYPES)

@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
-KINDS = ("methods", "metrics", "tasks")
-_TITLES = {"methods": "Merge methods", "metrics": "Interference metrics", "tasks": "Evaluation task kinds"}
+KINDS = ("methods", "add-ons", "metrics", "tasks")
+_TITLES = {
+    "methods": "Merge methods",
+    "add-ons": "Add-ons to a merge",
+    "metrics": "Interference metrics",
+    "tasks": "Evaluation task kinds",
+}
 _SKIPPED = ("name", "title", "parameters", "summary", "help", "columns", "how")
 
 
@@ -34,6 +39,10 @@ def _registry(kind: str) -> Any:
         from explorer.merging import METHODS
 
         return METHODS
+    if kind == "add-ons":
+        from explorer.merging import ADD_ONS
+
+        return ADD_ONS
     if kind == "metrics":
         from explorer.interference import METRICS
 
@@ -54,7 +63,7 @@ def catalogue_text(kind: str) -> str:
     for entry in catalogue(kind):
         lines = [f"{entry['name']}: {entry['title']}", *_indented(entry["docstring"].split("\n\n")[0], 2)]
         for p in entry["parameters"]:
-            per_task = ", per task" if p["per_task"] else ""
+            per_task = (", per task" if p["per_task"] else "") + (", per tensor" if p["per_block"] else "")
             lines.append(f"    {p['name']}  {p['allowed']}, default {p['default']}{per_task}")
             lines += _indented(p["help"], 8)
         blocks.append("\n".join(lines))
@@ -88,9 +97,10 @@ def _body(entry: Mapping[str, Any]) -> list[str]:
         lines += ["", "| column | meaning |", "|---|---|"]
         lines += [f"| `{c['name']}` | {_cell(c['help'])} |" for c in entry["columns"]]
     if entry["parameters"]:
-        lines += ["", "| parameter | allowed | default | per task | meaning |", "|---|---|---|---|---|"]
+        lines += ["", "| parameter | allowed | default | may differ | meaning |", "|---|---|---|---|---|"]
         for p in entry["parameters"]:
-            per_task = "yes" if p["per_task"] else ""
+            per_task = " and ".join(w for w in ("task", "block") if p[f"per_{w}"])
+            per_task = f"per {per_task}".replace("block", "tensor") if per_task else ""
             row = (f"`{p['name']}`", p["allowed"], f"{p['default']}", per_task, _cell(p["help"]))
             lines.append("| " + " | ".join(row) + " |")
     return lines

@@ -149,3 +149,18 @@ def _kind(name: str) -> str:
     if _MLP.search(module):
         return "mlp"
     return "embedding" if _SPACES.search(name) else "other"
+
+
+def depths_of(names: Iterable[str]) -> dict[str, float | None]:
+    """How deep each tensor's block lies in its stack: 0 the first, 1 the last; None for a tensor outside the blocks.
+
+    A stack's depth is its highest block number; the only block of a stack is its first.
+    """
+    places: dict[str, tuple[str, int | None]] = {}
+    for name in names:
+        parts = name.split(".")
+        places[name] = (_stack(parts)[0], _block_index(parts))
+    last: dict[str, int] = {}
+    for stack, block in places.values():
+        last[stack] = max(last.get(stack, 0), block or 0)
+    return {n: None if b is None else b / max(1, last[s]) for n, (s, b) in places.items()}

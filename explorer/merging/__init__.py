@@ -1,15 +1,20 @@
 """Merge methods, one function each, and the one way to run them."""
 
+from explorer.merging._add_ons import ADD_ONS, AddOn, add_on, check_add_ons
 from explorer.merging._api import METHODS, Method, method
 from explorer.merging._run import Prepared, cast, merge_chunk, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
 
 __all__ = [
+    "ADD_ONS",
     "METHODS",
+    "AddOn",
     "Method",
     "Prepared",
     "Statistics",
+    "add_on",
     "cast",
+    "check_add_ons",
     "merge_chunk",
     "merge_into",
     "merge_tensor",

@@ -3,20 +3,22 @@ and tests share, so what is evaluated is what is exported, bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from explorer.blocks import block_value, has_blocks, require_matches
 from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
 from explorer.errors import InputError, RecipeError, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
+from explorer.merging._add_ons import PreparedAddOn, prepare_add_ons
 from explorer.merging._api import METHODS, Method, Stat
 from explorer.merging._inputs import locate_non_finite, ordered, require_finite_base
-from explorer.merging._statistics import at, statistics
+from explorer.merging._statistics import Statistics, at, statistics
 from explorer.params import check_values
 from explorer.seeds import stable_seed
 from explorer.store import Store
@@ -30,6 +32,7 @@ class Prepared:
     """A method with checked values and its whole-model statistics: all that a chunk needs.
 
     `order` is the order in which the kernel sees the source's tasks; `keeps_base` is True when every scale is 0.
+    `add_ons` are applied to the merged task vector, in their order.
     """
 
     method: Method
@@ -39,6 +42,7 @@ class Prepared:
     order: tuple[int, ...]
     seed: int
     keeps_base: bool
+    add_ons: tuple[PreparedAddOn, ...] = ()
 
 
 def prepare(
@@ -51,11 +55,14 @@ def prepare(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     seed: int = 0,
+    add_ons: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> Prepared:
-    """Checked values and the whole-model statistics that a method asks for.
+    """Checked values and the whole-model statistics that a method and its add-ons ask for.
 
-    `parameters` gives values by name, per-task ones as one number or a mapping task -> number. Statistics are kept in
-    `cache`. Raises UnknownNameError, ParameterError with every problem, RecipeError for too few or too many tasks.
+    `parameters` gives values by name, per-task ones as one number or a mapping task -> number; where the parameter is
+    per block, each number may be a mapping tensor-name pattern -> number (`explorer.blocks`). `add_ons`: names with
+    their parameters, in the order of application. Statistics are kept in `cache`. Raises UnknownNameError,
+    ParameterError with every problem, RecipeError for too few or too many tasks.
     """
     chosen = METHODS.get(method) if isinstance(method, str) else method
     tasks = tuple(source.tasks)
@@ -64,12 +71,32 @@ def prepare(
     order = range(len(tasks)) if chosen.order_sensitive else sorted(range(len(tasks)), key=tasks.__getitem__)
     view = ordered(source, tuple(order))
     plain = {s.name: _per_task(values[s.name], view.tasks) if s.per_task else values[s.name] for s in chosen.specs}
+    require_matches(chosen.specs, plain, source.names, who=chosen.name)
     keeps_base = _all_zero(plain.get("scale"))
     stats: Mapping[str, Stat] = {}
+    asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel, seed=seed)
     if chosen.prepare_function and not keeps_base:
-        asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel, seed=seed)
         stats = chosen.prepare_function(asked, plain)
-    return Prepared(chosen, tasks, plain, stats, tuple(order), seed, keeps_base)
+    ready = Prepared(chosen, tasks, plain, stats, tuple(order), seed, keeps_base)
+    if not add_ons:
+        return ready
+    return replace(ready, add_ons=prepare_add_ons(add_ons, asked, lambda f: _merged_sum(ready, source, f, asked)))
+
+
+def _merged_sum(ready: Prepared, source: Source, function: Callable[[Tensor], Tensor], asked: Statistics) -> Tensor:
+    """Σ over all chunks of `function` of the merged task vector, float64; whole tensors where the method needs them."""
+    view = ordered(source, ready.order)
+
+    def one(chunk: Chunk) -> Tensor:
+        return function(_kernel(ready, view, chunk, deltas(view, chunk), base_chunk(source, chunk))).double()
+
+    zero = torch.zeros((), dtype=torch.float64, device=source.device)
+    if ready.keeps_base:
+        return zero
+    pieces = plan(ready, source)
+    for part in asked.executor.map(one, pieces, total=len(pieces), label="prepare", cancel=asked.cancel):
+        zero = zero + part
+    return zero
 
 
 def _require_tasks(method: Method, tasks: Sequence[str]) -> None:
@@ -107,6 +134,8 @@ def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
     if not bool(torch.isfinite(task_vectors.sum())):
         locate_non_finite(source, chunk)
     merged = _kernel(prepared, view, chunk, task_vectors, base)
+    for add_on in prepared.add_ons:
+        merged = add_on.apply(merged, task_vectors, chunk.name)
     weights = torch.where(merged == 0, base, merged + base)
     if prepared.method.output == "per_task" and weights.shape[0] > 1:
         back = sorted(range(len(prepared.order)), key=prepared.order.__getitem__)
@@ -116,12 +145,14 @@ def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
 
 def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor, base: Tensor) -> Tensor:
     method = prepared.method
-    arguments: dict[str, Any] = {
-        s.name: torch.tensor(prepared.values[s.name], dtype=base.dtype, device=base.device)
-        if s.per_task
-        else prepared.values[s.name]
-        for s in method.specs
-    }
+    arguments: dict[str, Any] = {}
+    for s in method.specs:
+        value = prepared.values[s.name]
+        if s.per_block and has_blocks(value):
+            several = value if isinstance(value, tuple) else (value,)
+            found = tuple(block_value(one, chunk.name, s.default) for one in several)
+            value = found if isinstance(value, tuple) else found[0]
+        arguments[s.name] = torch.tensor(value, dtype=base.dtype, device=base.device) if s.per_task else value
     if "stats" in method.needs:
         arguments["stats"] = at(prepared.stats, chunk.name)
     if "seeds" in method.needs:

@@ -12,7 +12,7 @@ from explorer.merging import _parts as parts
 from explorer.merging import _ties
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._statistics import Statistics
-from explorer.params import PerTask, Range
+from explorer.params import PerBlock, PerTask, Range
 
 
 @method(
@@ -27,7 +27,11 @@ def adamerging_pp(
     deltas: Tensor,
     *,
     scale: Annotated[
-        float, Range(-1, 2, step=0.01), PerTask(), "λ: coefficient of this task's surviving values; never a vote"
+        float,
+        Range(-1, 2, step=0.01),
+        PerTask(),
+        PerBlock(),
+        "λ: coefficient of this task's surviving values; never a vote",
     ] = 0.3,
     density: Annotated[
         float, Range(0, 1, open_low=True, step=0.01), PerTask(), "fraction of the task vector kept, largest first"

@@ -12,7 +12,7 @@ from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._combine import Elect, Reduce, Weight, combine
 from explorer.merging._statistics import Statistics
-from explorer.params import Advanced, Choice, PerTask, Range
+from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
 
 @method(
@@ -26,7 +26,9 @@ from explorer.params import Advanced, Choice, PerTask, Range
 def breadcrumbs(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: how much of this task's vector is added"] = 0.3,
+    scale: Annotated[
+        float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: how much of this task's vector is added"
+    ] = 0.3,
     drop_smallest: Annotated[
         float, Range(0, 1, step=0.01), PerTask(), "fraction of entries dropped among the smallest changes"
     ] = 0.85,

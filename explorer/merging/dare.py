@@ -13,7 +13,7 @@ from explorer.merging import _draws
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._combine import Elect, Reduce, Weight, combine
 from explorer.merging._statistics import Statistics
-from explorer.params import Advanced, Choice, PerTask, Range
+from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
 
 @method(
@@ -27,7 +27,9 @@ from explorer.params import Advanced, Choice, PerTask, Range
 def dare(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: how much of this task's vector is added"] = 0.3,
+    scale: Annotated[
+        float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: how much of this task's vector is added"
+    ] = 0.3,
     density: Annotated[
         float, Range(0, 1, open_low=True, step=0.01), PerTask(), "fraction of entries kept: 1 − the paper's drop rate p"
     ] = 0.5,

@@ -10,7 +10,7 @@ from torch import Tensor
 from explorer.merging import _draws
 from explorer.merging._api import method, per_task
 from explorer.merging._combine import Elect, Reduce, Weight, combine
-from explorer.params import Choice, PerTask, Range
+from explorer.params import Choice, PerBlock, PerTask, Range
 
 
 @method(
@@ -25,7 +25,9 @@ from explorer.params import Choice, PerTask, Range
 def della(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: how much of this task's vector is added"] = 1.0,
+    scale: Annotated[
+        float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: how much of this task's vector is added"
+    ] = 1.0,
     density: Annotated[
         float, Range(0, 1, open_low=True, step=0.01), PerTask(), "mean probability that an entry is kept"
     ] = 0.7,

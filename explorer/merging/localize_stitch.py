@@ -11,7 +11,7 @@ from torch import Tensor
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._statistics import Statistics
-from explorer.params import PerTask, Range
+from explorer.params import PerBlock, PerTask, Range
 
 
 @method(
@@ -25,7 +25,7 @@ from explorer.params import PerTask, Range
 def localize_and_stitch(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: factor of this task's values"] = 1.0,
+    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: factor of this task's values"] = 1.0,
     density: Annotated[
         float, Range(0, 1, open_low=True, step=0.01), PerTask(), "fraction of the whole model that this task claims"
     ] = 0.05,

@@ -13,7 +13,7 @@ from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._derived import extremes, values_at
 from explorer.merging._statistics import Statistics
-from explorer.params import Advanced, Choice, PerTask, Range
+from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
 ALL = slice(None)
 CLAMPED = {"paper": 0.0, "es": 0.01, "vision": 0.01, "nlp": 0.01, "root": 0.0001}
@@ -31,7 +31,7 @@ CLAMPED = {"paper": 0.0, "es": 0.01, "vision": 0.01, "nlp": 0.01, "root": 0.0001
 def pcb(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: factor of this task's values"] = 1.2,
+    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: factor of this task's values"] = 1.2,
     density: Annotated[
         float, Range(0, 1, open_low=True, step=0.01), "fraction of each task's weights kept, highest scores first"
     ] = 0.05,

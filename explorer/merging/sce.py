@@ -12,7 +12,7 @@ from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._derived import values_at
 from explorer.merging._statistics import Statistics
-from explorer.params import Advanced, PerTask, Range
+from explorer.params import Advanced, PerBlock, PerTask, Range
 
 
 @method(
@@ -26,7 +26,7 @@ from explorer.params import Advanced, PerTask, Range
 def sce(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: factor of this task's values"] = 1.0,
+    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: factor of this task's values"] = 1.0,
     select_density: Annotated[
         float,
         Range(0, 1, open_low=True, step=0.01),

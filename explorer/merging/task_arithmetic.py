@@ -8,7 +8,7 @@ from torch import Tensor
 
 from explorer.merging._api import method, per_task
 from explorer.merging._parts import weighted_sum
-from explorer.params import PerTask, Range
+from explorer.params import PerBlock, PerTask, Range
 
 
 @method(
@@ -23,7 +23,11 @@ def task_arithmetic(
     deltas: Tensor,
     *,
     scale: Annotated[
-        float, Range(-1, 2, step=0.01), PerTask(), "λ: how much of this task's vector is added; below 0 removes it"
+        float,
+        Range(-1, 2, step=0.01),
+        PerTask(),
+        PerBlock(),
+        "λ: how much of this task's vector is added; below 0 removes it",
     ] = 0.3,
 ) -> Tensor:
     """The base plus a scaled sum of the task vectors.

@@ -12,7 +12,7 @@ from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._derived import values_at
 from explorer.merging._statistics import Statistics
-from explorer.params import PerTask, Range
+from explorer.params import PerBlock, PerTask, Range
 
 
 @method(
@@ -26,7 +26,9 @@ from explorer.params import PerTask, Range
 def tatr(
     deltas: Tensor,
     *,
-    scale: Annotated[float, Range(-1, 2, step=0.01), PerTask(), "λ: how much of this task's vector is added"] = 0.3,
+    scale: Annotated[
+        float, Range(-1, 2, step=0.01), PerTask(), PerBlock(), "λ: how much of this task's vector is added"
+    ] = 0.3,
     trusted: Annotated[
         float, Range(0, 1, step=0.01), "fraction of the model's weights that are merged, those with the least conflict"
     ] = 0.99,

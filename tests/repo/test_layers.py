@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LEVEL_0 = {"errors", "params", "registry", "results", "seeds", "recipe", "executor", "store"}
+LEVEL_0 = {"errors", "params", "blocks", "registry", "results", "seeds", "recipe", "executor", "store"}
 LEVEL_1 = {"checkpoints", "compute", "task_vectors", "masks"}
 LEVEL_2 = {"merging", "interference", "evaluation", "tuning"}
 NEVER_IN_EXPLORER = {"gradio", "plotly", "viz", "app"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def check(zoo: Path, made: Recipe, live: LiveModel, out: Path) -> None:
     export = run_recipe(made, out)
     names = made.task_names
     base, tasks = state_dicts(zoo, names)
-    library = merge_state_dicts(base, tasks, made.method, dtype=made.dtype, **made.values())
+    library = merge_state_dicts(base, tasks, made.method, dtype=made.dtype, add_ons=made.add_ons, **made.values())
     several = METHODS.get(made.method).output == "per_task"
     assert export.folders == (tuple(out / t for t in names) if several else (out,))
     assert export.total_bytes == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
@@ -149,6 +150,27 @@ def test_scale_0_is_the_base_bit_for_bit(zoo: Path, tmp_path: Path, method: str)
     export = run_recipe(recipe(zoo, method, {"scale": 0}, None), tmp_path / "out")
     for folder in export.folders:
         assert same(load_file(folder / "model.safetensors"), load_file(zoo / "base" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "tall_masks", "tsv_merge"])
+def test_with_add_ons(zoo: Path, tmp_path: Path, method: str, live_model: Callable[[str], LiveModel]) -> None:
+    add_ons = (
+        ("lines", {"alpha_from": "norms"}),
+        ("layer_scales", {"scale": {"*bias": 0.25}}),
+        ("consensus_mask", {"mask_threshold": 0.2}),
+    )
+    made = replace(recipe(zoo, method, {}, "bfloat16"), add_ons=add_ons)
+    live = live_model(method)
+    check(zoo, made, live, tmp_path / "out")
+    shown = {n: t.clone() for n, t in live.weights().items()}
+    live.merge(replace(made, add_ons=add_ons[:1]), cache=Store())
+    assert not same(live.weights(), shown)  # the same method with other add-ons is another setting
+
+
+def test_scales_per_tensor(zoo: Path, tmp_path: Path, live_model: Callable[[str], LiveModel]) -> None:
+    scale = {"spam": {"*query*": 1.0, "embeddings.*": 0.0, "*": 0.5}, "movies": 0.2}
+    made = recipe(zoo, "task_arithmetic", {"scale": scale}, None)
+    check(zoo, made, live_model("task_arithmetic"), tmp_path / "out")
 
 
 def test_the_resident_copy_exports_the_same_bytes_as_the_files(zoo: Path, tmp_path: Path) -> None:

@@ -145,6 +145,21 @@ def test_set_replaces_a_parameter_also_where_tasks_have_their_own(zoo: Path, tmp
     assert not (tmp_path / "three").exists()
 
 
+def test_add_ons_are_applied_and_written_down(zoo: Path, tmp_path: Path, capsys: Captured) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", recipe_of(zoo))
+    add_ons = ["--add-on", "lines:alpha=0.1,beta=0.9", "--add-on", "consensus_mask"]
+    assert main(["merge", str(recipe), str(tmp_path / "out"), *add_ons]) == 0
+    written = Recipe.load(tmp_path / "out" / "explorer_recipe.yaml")
+    assert written.add_ons == (("lines", {"alpha": 0.1, "beta": 0.9}), ("consensus_mask", {}))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "Then **LiNeS**" in card and card.index("**LiNeS**") < card.index("**Consensus mask**")
+    capsys.readouterr()
+    assert main(["merge", str(recipe), str(tmp_path / "two"), "--add-on", "line"]) == 2
+    assert "Did you mean 'lines'?" in capsys.readouterr().err
+    assert main(["add-ons", "--json"]) == 0
+    assert [a["name"] for a in json.loads(capsys.readouterr().out)] == ["consensus_mask", "layer_scales", "lines"]
+
+
 def test_task_names_on_the_command_line(tmp_path: Path) -> None:
     assert named_tasks(["spam=m/a", "m/movies", "m/x.safetensors"]) == {
         "spam": "m/a", "movies": "m/movies", "x": "m/x.safetensors",

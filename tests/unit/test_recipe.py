@@ -47,6 +47,20 @@ def test_any_recipe_round_trips(names: list[str], scale: float, seed: int) -> No
     assert again == recipe and again.digest == recipe.digest
 
 
+def test_add_ons_round_trip_in_their_order() -> None:
+    text = TEXT + "add_ons:\n- lines: {alpha: 0.1}\n- consensus_mask\n"
+    recipe = Recipe.from_yaml(text)
+    assert recipe.add_ons == (("lines", {"alpha": 0.1}), ("consensus_mask", {}))
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert recipe.digest != Recipe.from_yaml(TEXT).digest
+
+
+@pytest.mark.parametrize("wrong", ["lines", "[{lines: 3}]", "[{a: {}, b: {}}]", "[3]", "{lines: {}}"])
+def test_add_ons_must_be_a_list_of_names_with_parameters(wrong: str) -> None:
+    with pytest.raises(RecipeError, match="add_ons must be a list of names or"):
+        Recipe.from_yaml(f"{TEXT}add_ons: {wrong}\n")
+
+
 def test_digest_sees_every_change() -> None:
     recipe = Recipe.from_yaml(TEXT)
     changed = [

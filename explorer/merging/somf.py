@@ -41,11 +41,10 @@ def somf(
     Shapes: deltas [T, *shape], scale [T]; returns [*shape]. The paper learns the mask from preference data; without
     data it keeps the round(density · n) largest values (at least one) of Σₜ |τₜ| of each tensor, and ties. That is
     our stand-in: it says where the fine-tunes differ most from the aligned model, not what is safe. A mask that was
-    learned elsewhere goes through `realigned`. Density 1 gives plain merging: task arithmetic with the defaults.
+    learned elsewhere goes through `fused`. Density 1 gives plain merging: task arithmetic with the defaults.
     """
     mask = parts.task_sum(deltas.abs()) >= stats["border"].to(deltas.dtype)
-    scales = per_task(scale, deltas)
-    return combine(realigned(deltas, mask), scales, torch.ones_like(scales), elect=elect, reduce=reduce)
+    return fused(deltas, mask, per_task(scale, deltas), elect=elect, reduce=reduce)
 
 
 @somf.prepare
@@ -63,17 +62,20 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     return {"border": {name: value.view(()) for name, value in border.items()}}
 
 
-def realigned(deltas: Tensor, mask: Tensor) -> Tensor:
-    """m ⊙ δ / mean(m): masked task vectors of one whole tensor, at the size they had before.
+def fused(deltas: Tensor, mask: Tensor, scale: Tensor, *, elect: str = "none", reduce: str = "sum") -> Tensor:
+    """merge({m ⊙ δₜ / mean(m)}) of one whole tensor with a mask that is given: learned elsewhere, or made by a rule.
 
-    Shapes: deltas [T, *shape], mask [*shape] of bools or of numbers in [0, 1] (a probability per weight); returns
-    [T, *shape]. A mask without any weight gives zeros, where the published division by its mean gives NaN.
+    Shapes: deltas [T, *shape], scale [T], mask [*shape] of bools or of numbers in [0, 1] (a probability per weight);
+    returns [*shape]. Every merge here passes a factor through, so the mean divides once, at the end. A mask without
+    any weight gives zeros, where the published division by its mean gives NaN.
     Raises ValueError (a programming error) for a mask of another shape or with values outside [0, 1].
     """
     if mask.shape != deltas.shape[1:]:
-        raise ValueError(f"realigned: the mask must have shape {tuple(deltas.shape[1:])}; got {tuple(mask.shape)}")
+        raise ValueError(f"fused: the mask must have shape {tuple(deltas.shape[1:])}; got {tuple(mask.shape)}")
     kept = mask.to(deltas.dtype)
-    if kept.numel() and not (bool((kept >= 0).all()) and bool((kept <= 1).all())):
-        raise ValueError("realigned: mask values must be in [0, 1]")
+    if not (bool((kept >= 0).all()) and bool((kept <= 1).all())):
+        raise ValueError("fused: mask values must be in [0, 1]")
     mean = float(kept.double().mean()) if kept.numel() else 0.0
-    return torch.where(kept > 0, deltas * kept, 0) / mean if mean else torch.zeros_like(deltas)
+    if not mean:
+        return torch.zeros_like(deltas[0])
+    return combine(deltas * kept, scale, torch.ones_like(scale), elect=elect, reduce=reduce) / mean

@@ -43,8 +43,9 @@ def norm_at_density(
 
     def partial(chunk: Chunk) -> Tensor:
         rows = deltas(source, chunk)
-        kept = rows[:, None, :].abs() >= borders.to(rows.dtype)[:, :, None]
-        return row_sums(torch.where(kept, rows[:, None, :].double().square(), 0))
+        size, squares = rows.abs(), rows.double().square()
+        edges = borders.to(rows.dtype).T
+        return torch.stack([row_sums(torch.where(size >= edge[:, None], squares, 0)) for edge in edges], 1)
 
     total = torch.zeros(borders.shape, dtype=torch.float64, device=source.device)
     for sums in pool.map(partial, pieces, total=len(pieces), label="norms", cancel=cancel):

@@ -29,7 +29,11 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class PermutationSpec:
-    """Tensor name -> for each of its axes the permutation that acts on it, None for none."""
+    """Tensor name -> for each of its axes the permutation that acts on it, None for none.
+
+    One permutation on two axes of one tensor (a residual stream) is allowed; its gain is then taken with the other
+    axis held, as in the published code.
+    """
 
     axes: Mapping[str, Axes]
 

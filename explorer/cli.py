@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from explorer.commands import COMMANDS, add_commands
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
 
 _CATALOGUES = {
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     merge = commands.add_parser("merge", help="merge by a recipe into a model folder")
     merge.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    merge.add_argument("--preset", metavar="NAME", help="use a named setting (see `presets`) instead of the recipe's")
     merge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a method parameter")
     merge.add_argument(
         "--add-on",
@@ -67,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
     for name, what in _CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
+    add_commands(commands, SAMPLE_TASKS)
     docs = commands.add_parser("docs", help="write the generated reference pages")
     docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
     for name in ("inspect", "survey", "evaluate", *_CATALOGUES):
@@ -207,7 +210,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     from explorer.exporting import run_recipe
     from explorer.recipe import Recipe
 
-    recipe = changed(Recipe.load(arguments.recipe), arguments.set)
+    recipe = Recipe.load(arguments.recipe)
+    if arguments.preset:
+        from explorer.merging.presets import PRESETS
+
+        recipe = PRESETS.get(arguments.preset).apply(recipe)
+    recipe = changed(recipe, arguments.set)
     recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
@@ -274,4 +282,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     **{kind: _list(kind) for kind in _CATALOGUES},
     "docs": _docs,
+    **COMMANDS,
 }

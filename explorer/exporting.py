@@ -26,7 +26,7 @@ from explorer.recipe import Recipe
 from explorer.results import Result
 
 RECIPE_FILE = "explorer_recipe.yaml"
-_COPIED = (
+COMPANIONS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
     "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "added_tokens.json", "generation_config.json",
     "chat_template.jinja", "preprocessor_config.json", "processor_config.json", "LICENSE", "NOTICE",
@@ -168,7 +168,7 @@ def _write_companions(job: _Job, task: str | None, writer: FolderWriter, dtypes:
     if base.config:
         writer.add_text("config.json", json.dumps(_config(job.models, dtypes), indent=2) + "\n")
     folder = companions_folder(base)
-    for name in _COPIED:
+    for name in COMPANIONS:
         if (folder / name).is_file():
             writer.add_file(folder / name, name)
     writer.add_text(RECIPE_FILE, job.recipe.to_yaml())

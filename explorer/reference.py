@@ -132,10 +132,38 @@ def command_page() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
+def presets_page() -> str:
+    """The named settings as Markdown."""
+    from explorer.merging.presets import PRESETS
+
+    parts = [
+        "# Presets",
+        "",
+        "Written by `python -m explorer docs` from the declarations in the code; do not edit.",
+        "",
+        "Use one with `python -m explorer merge RECIPE.yaml OUT_DIR --preset NAME`: it replaces the recipe's method",
+        "and parameters. `--set` changes single values after it.",
+        "",
+    ]
+    for entry in (preset.describe() for preset in PRESETS):
+        parts += [f"## {entry['title']} (`{entry['name']}`)", "", entry["summary"], ""]
+        parts += [f"- paper: {entry['paper']}", f"- method: `{entry['method']}`"]
+        if entry["roles"]:
+            parts.append("- tasks, in this order: " + ", ".join(entry["roles"]))
+        parts += ["", "| parameter | value |", "|---|---|"]
+        parts += [f"| `{name}` | {_cell(_setting(value))} |" for name, value in entry["parameters"].items()]
+        parts.append("")
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _setting(value: Any) -> str:
+    return ", ".join(f"{k}: {v:g}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+
 def pages() -> dict[Path, str]:
     """Every generated page: path -> text."""
     made = {FOLDER / f"{kind}.md": page(kind) for kind in KINDS}
-    return {**made, FOLDER / "command-line.md": command_page()}
+    return {**made, FOLDER / "presets.md": presets_page(), FOLDER / "command-line.md": command_page()}
 
 
 def write_pages() -> list[Path]:

@@ -92,7 +92,8 @@ def test_order_of_the_tasks_changes_no_bit(method: Method, make_source: Any) -> 
     if method.order_sensitive or fitting(method, 4) < 4:
         pytest.skip("declared to depend on the order of the tasks, or to take few of them")
     source = make_source(4)
-    values = {s.name: {t: s.default / (i + 1) for i, t in enumerate(source.tasks)} for s in method.specs if s.per_task}
+    of = lambda s, i: s.default + i if s.type is int else s.default / (i + 1)  # noqa: E731
+    values = {s.name: {t: of(s, i) for i, t in enumerate(source.tasks)} for s in method.specs if s.per_task}
     state = {
         t: {n: source.task(i, n, 0, 10**9).view(source.shape(n)) for n in source.names} for i, t in enumerate("abcd")
     }

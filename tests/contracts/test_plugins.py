@@ -102,7 +102,10 @@ def test_a_method_appears_everywhere(plugin: Installer, capsys: pytest.CaptureFi
     with pytest.raises(ParameterError, match="mood must be one of calm, wild"):
         read_controls({"values": {"mood": "bored"}}, found.specs, who=name)
     text = reference.page("methods")
-    assert f"## Half of each (`{name}`)" in text and "| `scale` | (0, 1] | 0.5 | per task | how much of each task |" in text
+    assert (
+        f"## Half of each (`{name}`)" in text
+        and "| `scale` | (0, 1] | 0.5 | per task | how much of each task |" in text
+    )
     schema = {s.name: s.json_schema() for s in found.specs}
     assert schema["mood"]["enum"] == ["calm", "wild"]
     single, several = schema["scale"]["anyOf"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 from math import nan, sqrt
 
 import numpy as np
@@ -114,6 +114,23 @@ def test_minority_mass(model: tuple) -> None:
     table = survey(source_of(*model), ["minority_mass"])["minority_mass"].table
     columns = ["minority_mass", "any_conflict", "any_null", "cancellation", "n_positions", "n"]
     check_rows(table, *model, restate, columns)
+
+
+@given(models())
+@settings(max_examples=25, deadline=None)
+def test_sign_agreement(model: tuple) -> None:
+    def fair(m: int) -> float:
+        return float(np.mean([abs(sum(coins)) / m for coins in product((-1, 1), repeat=m)]))
+
+    def restate(_: pd.Series, __: np.ndarray, tau: np.ndarray) -> list[float]:
+        signs = np.sign(tau)[:, (tau != 0).sum(0) > 1]
+        margin, voters = np.abs(signs.sum(0)), np.abs(signs).sum(0)
+        n = signs.shape[1]
+        shares = [share(sum(v), n) for v in (margin / voters, [fair(int(m)) for m in voters], margin == voters)]
+        return [*shares, n, tau.shape[1]]
+
+    table = survey(source_of(*model), ["sign_agreement"])["sign_agreement"].table
+    check_rows(table, *model, restate, ["agreement", "null", "unanimous", "n_positions", "n"])
 
 
 @given(models())

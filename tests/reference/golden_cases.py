@@ -29,6 +29,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *("tsv", "iso_c", "wudi.", "knots", "twin."),
     ),
     "test_golden_add_ons": ("lines.",),
+    "test_golden_matching": ("rebasin.",),
+    "test_golden_metrics": ("metric.", "weight_disentanglement."),
 }
 """Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
+from explorer.recipe import model_name
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
@@ -26,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m explorer",
         description="See why merged models fight, and merge them better.",
-        epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder with safetensors, or one .safetensors "
-        "file. TASK may be written NAME=PATH. Start the page with `python app.py`.",
+        epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder, or one weight file (safetensors or "
+        "PyTorch). TASK may be written NAME=PATH. Start the page with `python app.py`.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
@@ -109,7 +110,7 @@ def named_tasks(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name or os.sep in name or Path(text).exists():
-            name, path = Path(text).resolve().name.removesuffix(".safetensors"), text
+            name, path = model_name(str(Path(text).resolve())), text
         if not name or not path:
             problems.append(sentence("tasks", "must be NAME=PATH or PATH", repr(text), "Write spam=models/spam."))
         elif name in named:

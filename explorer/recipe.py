@@ -151,6 +151,11 @@ class Recipe:
         )
 
 
+def model_name(path: str) -> str:
+    """What to call a checkpoint: its folder, or its file without the suffix of weights."""
+    return re.sub(r"\.(?:safetensors|bin|pt|pth|ckpt)$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 def _entry(name: str, entry: Any) -> TaskEntry:
     if isinstance(entry, str):
         return TaskEntry(name, entry)

@@ -11,7 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from explorer.errors import ExplorerError, InputError, sentence
-from explorer.recipe import Recipe, TaskEntry
+from explorer.recipe import Recipe, TaskEntry, model_name
 from explorer.session import with_models
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
@@ -67,14 +67,15 @@ class ModelsPlace:
             self.upload = gr.UploadButton(
                 "Upload a checkpoint",
                 file_count="multiple",
-                file_types=[".safetensors", ".json", ".txt"],
+                file_types=[".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt"],
                 min_width=160,
             )
             self.refresh = gr.Button("Look again for models", min_width=160)
         roots = ", ".join(_shown(r) for r in self.bench.roots)
         gr.Markdown(
             f"Allowed folders: `{roots}`. Start the app with `--models FOLDER` to allow another. An upload is one "
-            "`.safetensors` file, or all files of a model folder selected together (weights, index, config).",
+            "weight file (safetensors or PyTorch), or all files of a model folder selected together (weights, index, "
+            "config).",
             elem_classes="explorer-hint",
         )
         self.form_note = gr.HTML(padding=False)
@@ -136,7 +137,7 @@ class ModelsPlace:
 
 
 def _free_name(path: Path, taken: Mapping[str, object]) -> str:
-    name = path.name.removesuffix(".safetensors") or "task"
+    name = model_name(str(path)) or "task"
     options = (name, *(f"{name} {i}" for i in range(2, 1000)))
     return next(n for n in options if n not in taken)
 

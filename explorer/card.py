@@ -38,6 +38,7 @@ def model_card(
         f"{len(models.names)} of {len(models.base.tensors)} tensors are merged; the others keep the base's values.",
         "Arithmetic is float32 (float64 where the inputs are), rounded once to the stored dtype.",
         "",
+        *_row_lines(models),
         "### Configuration",
         "",
         "```yaml",
@@ -76,6 +77,12 @@ def _shareable_recipe(recipe: Recipe) -> Recipe:
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _row_lines(models: OpenModels) -> list[str]:
+    """What the merge left out of embeddings and heads whose number of rows is not the base's."""
+    notes = models.alignment.row_notes(models.names)
+    return ["Of these tensors only the rows in common are merged:", "", *(f"- {n}" for n in notes), ""] if notes else []
 
 
 def _score_lines(scores: Result | None, task: str | None) -> list[str]:

@@ -20,12 +20,13 @@ from explorer.recipe import Recipe
 
 @dataclass(frozen=True)
 class OpenModels:
-    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges."""
+    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges under its policy."""
 
     base: Checkpoint
     tasks: Mapping[str, Checkpoint]
     alignment: Alignment
     names: tuple[str, ...]
+    policy: str = "refuse"
 
     @property
     def source(self) -> CheckpointSource:
@@ -94,7 +95,7 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> Ope
     assert base is not None
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
-    return OpenModels(base, tasks, alignment, names)
+    return OpenModels(base, tasks, alignment, names, recipe.policy)
 
 
 def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from explorer.seeds import digest_of
 
 SCHEMA = 1
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-POLICIES = ("refuse", "keep_base")
+POLICIES = ("refuse", "keep_base", "common_rows")
 _SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
 _KEYS = ("schema", "base", "tasks", "method", "parameters", "dtype", "seed", "include", "exclude", "policy")
 
@@ -42,7 +42,9 @@ class Recipe:
     """A merge, complete and repeatable.
 
     `dtype` None means: each tensor keeps the base's. `include` / `exclude` are glob patterns over tensor names;
-    what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged.
+    what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged: "refuse" the
+    merge; "keep_base" keeps the base's values; "common_rows" does so too, but of embeddings and output heads whose
+    number of rows alone differs it merges the rows in common (rows that only a fine-tune has are dropped).
     """
 
     base: str

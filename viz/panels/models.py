@@ -25,6 +25,7 @@ INTRO = (
 POLICIES = [
     ("Refuse to merge until everything fits", "refuse"),
     ("Keep the base's values where a tensor does not fit", "keep_base"),
+    ("The same, but merge the common rows of embeddings and heads (added tokens are dropped)", "common_rows"),
 ]
 _COLUMNS = {
     "missing": "missing", "extra": "extra", "different_shape": "other shape", "different_dtype": "other dtype",
@@ -95,8 +96,9 @@ class ModelsPlace:
                 f"All {n} tensors can be merged." if n == found.tensors else f"{n} of {found.tensors} tensors can be."
             )
             lines.insert(0, words.note(f"{words.fine_tunes(len(recipe.tasks))} of one base. {fits}", kind="done"))
-        elif recipe.policy == "keep_base":
+        elif recipe.policy != "refuse":
             lines.insert(0, words.note(f"{found.mergeable} of {found.tensors} tensors are merged.", kind="info"))
+        lines += [words.note(n, kind="info") for n in found.notes]
         tasks = {t.name: t for t in self.bench.evaluation_tasks(recipe)}
         return "".join(lines), _models_table(found.models, found.differences, tasks)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
-from explorer.recipe import model_name
+from explorer.recipe import Recipe, hub_parts, model_name
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m explorer",
         description="See why merged models fight, and merge them better.",
         epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder, or one weight file (safetensors or "
-        "PyTorch). TASK may be written NAME=PATH. Start the page with `python app.py`.",
+        "PyTorch). TASK may be written NAME=PATH; a PATH may be org/name@revision (see --hub). Start the page with "
+        "`python app.py`.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
@@ -57,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     docs = commands.add_parser("docs", help="write the generated reference pages")
     docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
+    for name in ("inspect", "survey", "merge", "evaluate"):
+        what = "download models that are named org/name or org/name@revision from the Hugging Face hub"
+        commands.choices[name].add_argument("--hub", action="store_true", help=what)
     for name in ("inspect", "survey", "evaluate", "methods", "metrics", "tasks"):
         commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
     return root
@@ -110,7 +114,7 @@ def named_tasks(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name or os.sep in name or Path(text).exists():
-            name, path = model_name(str(Path(text).resolve())), text
+            name, path = model_name(text if hub_parts(text) else str(Path(text).resolve())), text
         if not name or not path:
             problems.append(sentence("tasks", "must be NAME=PATH or PATH", repr(text), "Write spam=models/spam."))
         elif name in named:
@@ -132,7 +136,9 @@ def _print_table(table: Any) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from explorer.inspection import inspect_models
 
-    found = inspect_models(arguments.base, named_tasks(arguments.tasks))
+    tasks = named_tasks(arguments.tasks)
+    _download(arguments, [str(arguments.base), *tasks.values()])
+    found = inspect_models(arguments.base, tasks)
     if arguments.json:
         _print_json(found.to_json())
         return 0
@@ -147,10 +153,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _survey(arguments: argparse.Namespace) -> int:
     from explorer.library import survey_checkpoints
 
+    tasks = named_tasks(arguments.tasks)
     _make_folder(arguments.out)
+    _download(arguments, [str(arguments.base), *tasks.values()])
     results = survey_checkpoints(
         arguments.base,
-        named_tasks(arguments.tasks),
+        tasks,
         metrics=arguments.metrics,
         trim_density=arguments.trim_density,
         progress=_progress_line,
@@ -209,17 +217,26 @@ def _changed(recipe: Any, changes: Sequence[str]) -> Any:
 
 def _merge(arguments: argparse.Namespace) -> int:
     from explorer.exporting import run_recipe
-    from explorer.recipe import Recipe
 
     recipe = _changed(Recipe.load(arguments.recipe), arguments.set)
+    _download(arguments, recipe.checkpoints)
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
     return 0
 
 
+def _download(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Fetch hub models, where the person asked for it. Raises CheckpointError."""
+    from explorer.checkpoints.hub import download
+
+    download(names if arguments.hub else (), progress=_progress_line)
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from explorer.library import evaluate_model
 
+    merged = arguments.hub and arguments.model.suffix in (".yaml", ".yml")
+    _download(arguments, Recipe.load(arguments.model).checkpoints if merged else [str(arguments.model)])
     result = evaluate_model(
         arguments.model,
         tasks=arguments.tasks,

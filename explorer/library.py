@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.checkpoints.align import POLICIES, align
+from explorer.checkpoints.hub import find_cached
 from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.compute.device import pick_device
 from explorer.compute.source import StateDictSource
@@ -119,7 +120,8 @@ def evaluate_model(
     A recipe gives, to the digit, what the folder it exports gives. `tasks` None means: every task of the folder that
     the model can serve. Raises InputError for unknown tasks, models or recipes.
     """
-    path, on = Path(model), pick_device(device).torch
+    cached = find_cached(str(model))
+    path, on = cached.folder if cached else Path(model), pick_device(device).torch
     known = find_tasks(Path(tasks_folder))
     if path.is_file() and path.suffix in (".yaml", ".yml"):
         return _evaluate_recipe(Recipe.load(path), tasks, known, split, on, progress)

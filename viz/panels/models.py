@@ -63,6 +63,10 @@ class ModelsPlace:
                 allow_custom_value=True, min_width=280,
             )  # fmt: skip
         self.policy = gr.Radio(POLICIES, value="refuse", label="Tensors that cannot be merged")
+        self.download = gr.Checkbox(
+            False, label="Allow downloads from the Hugging Face hub", visible=self.bench.hub, elem_id="allow-hub",
+            info="Type org/name or org/name@revision above; only safetensors are fetched.",
+        )  # fmt: skip
         with gr.Row():
             self.open = gr.Button("Open these models", variant="primary", min_width=160)
             self.upload = gr.UploadButton(
@@ -102,10 +106,14 @@ class ModelsPlace:
         tasks = {t.name: t for t in self.bench.evaluation_tasks(recipe)}
         return "".join(lines), _models_table(found.models, found.differences, tasks)
 
-    def open_selected(self, slot: Slot, base: str | None, tasks: Sequence[str] | None, policy: str) -> str:
+    def open_selected(
+        self, slot: Slot, base: str | None, tasks: Sequence[str] | None, policy: str, download: bool = False
+    ) -> str:
         """Open the selection in this session; the sentence that says how it went. Nothing changes on a problem."""
         try:
             recipe = self._selected(slot.session.recipe, base, tasks, policy)
+            if download:
+                self.bench.download(recipe, slot.newest())
             self.bench.inspect(recipe)
             self.bench.models(recipe)
         except ExplorerError as error:
@@ -120,7 +128,7 @@ class ModelsPlace:
         old = {t.checkpoint: t for t in recipe.tasks}
         entries: dict[str, TaskEntry] = {}
         for path in tasks:
-            entry = old.get(path) or TaskEntry(_free_name(Path(path), entries), path)
+            entry = old.get(path) or TaskEntry(_free_name(path, entries), path)
             entries[entry.name] = entry
         plain = {**recipe.to_dict(), "base": base, "policy": policy}
         plain["tasks"] = {n: {"checkpoint": e.checkpoint, **e.parameters} for n, e in entries.items()}
@@ -138,8 +146,8 @@ class ModelsPlace:
         return words.note(text, kind="done"), gr.update(choices=choices, value=[*current, str(folder)])
 
 
-def _free_name(path: Path, taken: Mapping[str, object]) -> str:
-    name = model_name(str(path)) or "task"
+def _free_name(path: str, taken: Mapping[str, object]) -> str:
+    name = model_name(path) or "task"
     options = (name, *(f"{name} {i}" for i in range(2, 1000)))
     return next(n for n in options if n not in taken)
 

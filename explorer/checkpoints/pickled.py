@@ -12,7 +12,6 @@ import re
 import struct
 import sys
 import threading
-import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -74,9 +73,12 @@ def read_pickled(stamp: FileStamp, *, strip: bool = True) -> Pickled:
 
 def _storages(who: str, stamp: FileStamp) -> dict[int, int]:
     """Start -> stop in the file of every storage, by the zip's checked directory. Raises CheckpointError."""
-    start = bytearray(min(4, stamp.size_bytes))
+    start = bytearray(min(8, stamp.size_bytes))
     read_into(stamp, 0, memoryview(start), who="beginning")
-    if bytes(start) != b"PK\x03\x04":
+    if bytes(start) == b"version ":
+        must = "must be a zip written by torch.save"
+        raise CheckpointError(sentence(who, must, "a Git LFS pointer", "Run `git lfs pull` to get the weights."))
+    if start[:4] != b"PK\x03\x04":
         old = start[:1] == b"\x80"
         got = "a plain pickle or a file older than torch 1.6" if old else "something else"
         must = "must be a zip written by torch.save"
@@ -143,9 +145,7 @@ def _unpickled(who: str, stamp: FileStamp) -> object:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     try:
-        # One at a time: the mode and the warning filters are shared by all threads.
-        with _lock, warnings.catch_warnings(), FakeTensorMode():
-            warnings.simplefilter("ignore")
+        with _lock, FakeTensorMode():  # one at a time: entering the mode sets a flag that all threads share
             content = torch.load(stamp.path, map_location="cpu", weights_only=True)
     except Exception as error:
         refused = re.search(r"[Uu]nsupported (?:global: )?(?:GLOBAL|class) (\S+)|Unsupported (operand \d+)", str(error))

@@ -11,6 +11,7 @@ import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +271,26 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
         for name in ("m/data.pkl", "m/constants.pkl"):
             archive.writestr(name, "x")
     assert "got a TorchScript program; it was not run" in message(tmp_path / "script.pt")
+
+
+def test_a_git_lfs_pointer(tmp_path: Path) -> None:
+    path = tmp_path / "pytorch_model.bin"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
+    assert message(path) == (
+        f"{path}: must be a zip written by torch.save; got a Git LFS pointer. Run `git lfs pull` to get the weights."
+    )
+
+
+def test_files_open_in_threads_while_others_compute(tmp_path: Path) -> None:
+    """Tensors of other threads stay real, and every file gives its own numbers."""
+    paths = [saved(tmp_path / f"{i}.pt", {"a": torch.full((3,), float(i))}) for i in range(12)]
+
+    def work(i: int) -> tuple[float, bool]:
+        value = open_checkpoint(paths[i]).read("a")
+        return float(value.sum()), type(torch.ones(2) + 1) is torch.Tensor
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(12))) == [(3.0 * i, True) for i in range(12)]
 
 
 @pytest.mark.parametrize("kept", [3, 40, 400, -30, -1])

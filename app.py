@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-# Before gradio or a hub library is imported: nothing here ever calls another host.
+# Before gradio or a hub library is imported: nothing here calls another host, downloads with --hub apart.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "0" if "--hub" in sys.argv else "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from explorer.errors import InputError, all_problems, sentence
@@ -19,19 +19,17 @@ from explorer.samples import FOLDER, sample_recipe
 
 LOCAL = ("127.0.0.1", "localhost")
 TEMP = os.environ.get("GRADIO_TEMP_DIR")
+HOST = os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The arguments of the app."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument(
-        "--host",
-        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
-        help="address to listen on; others need --auth",
-    )
+    parser.add_argument("--host", default=HOST, help="address to listen on; others need --auth")
     parser.add_argument("--port", type=int, default=7860, help="port; the next free one when it is taken")
     parser.add_argument("--models", type=Path, action="append", default=[], help="another folder of checkpoints")
     parser.add_argument("--tasks", type=Path, action="append", default=[], help="another folder of evaluation tasks")
+    parser.add_argument("--hub", action="store_true", help="offer downloads from the Hugging Face hub")
     parser.add_argument("--exports", type=Path, default=Path("exports"), help="folder that exports are written to")
     parser.add_argument("--device", default=None, help="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one")
     parser.add_argument("--budget", type=float, default=6.0, help="memory for models and results, in GiB")
@@ -87,6 +85,7 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
         device=arguments.device,
         budget_bytes=int(arguments.budget * (1 << 30)),
         cache=None if arguments.no_cache else cache_folder(),
+        hub=arguments.hub,
     )
     # What gradio keeps of uploads and downloads goes when the server ends, unless somebody said where to keep it.
     os.environ["GRADIO_TEMP_DIR"] = TEMP or str(bench.scratch / "page")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 
 import yaml
 
+from explorer.checkpoints import Checkpoint
 from explorer.merging import METHODS, check_add_ons
 from explorer.opening import OpenModels
-from explorer.recipe import Recipe
+from explorer.recipe import Recipe, hub_parts
 from explorer.results import Result
 
 
@@ -33,12 +34,13 @@ def model_card(
         "",
         "### Models merged",
         "",
-        f"- base: `{Path(recipe.base).name}` (content digest `{models.base.digest}`)",
-        *(f"- {name}: `{Path(c.path).name}` (content digest `{c.digest}`)" for name, c in models.tasks.items()),
+        f"- base: {_model(recipe.base, models.base)}",
+        *(f"- {t.name}: {_model(t.checkpoint, models.tasks[t.name])}" for t in recipe.tasks),
         "",
         f"{len(models.names)} of {len(models.base.tensors)} tensors are merged; the others keep the base's values.",
         "Arithmetic is float32 (float64 where the inputs are), rounded once to the stored dtype.",
         "",
+        *_row_lines(models),
         "### Configuration",
         "",
         "```yaml",
@@ -77,6 +79,21 @@ def _shareable_recipe(recipe: Recipe) -> Recipe:
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def _model(given: str, checkpoint: Checkpoint) -> str:
+    """One model for the list: its folder or file, or its hub name and the revision that was used."""
+    digest = f"content digest `{checkpoint.digest}`"
+    parts = hub_parts(given)
+    if parts:
+        return f"`{parts[0]}` (revision `{checkpoint.path.name}`, {digest})"
+    return f"`{checkpoint.path.name}` ({digest})"
+
+
+def _row_lines(models: OpenModels) -> list[str]:
+    """What the merge left out of embeddings and heads whose number of rows is not the base's."""
+    notes = models.alignment.row_notes(models.names)
+    return ["Of these tensors only the rows in common are merged:", "", *(f"- {n}" for n in notes), ""] if notes else []
 
 
 def _score_lines(scores: Result | None, task: str | None) -> list[str]:

@@ -17,14 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from explorer.commands import COMMANDS, add_commands
+from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
+from explorer.recipe import Recipe, hub_parts, model_name
 
-_CATALOGUES = {
-    "methods": "merge methods",
-    "add-ons": "add-ons to a merge",
-    "metrics": "interference metrics",
-    "tasks": "task kinds",
-}
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
 
@@ -33,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m explorer",
         description="See why merged models fight, and merge them better.",
-        epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder with safetensors, or one .safetensors "
-        "file. TASK may be written NAME=PATH. Start the page with `python app.py`.",
+        epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder, or one weight file (safetensors or "
+        "PyTorch). TASK may be written NAME=PATH; a PATH may be org/name@revision (see --hub). Start the page with "
+        "`python app.py`.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
@@ -67,12 +64,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
     evaluate.add_argument("--split", default="test", help="split to score (default test)")
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
-    for name, what in _CATALOGUES.items():
+    for name, what in CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     add_commands(commands, SAMPLE_TASKS)
     docs = commands.add_parser("docs", help="write the generated reference pages")
     docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
-    for name in ("inspect", "survey", "evaluate", *_CATALOGUES):
+    for name in ("inspect", "survey", "merge", "evaluate"):
+        what = "download models that are named org/name or org/name@revision from the Hugging Face hub"
+        commands.choices[name].add_argument("--hub", action="store_true", help=what)
+    for name in ("inspect", "survey", "evaluate", *CATALOGUES):
         commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
     return root
 
@@ -125,7 +125,7 @@ def named_tasks(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, path = text.partition("=")
         if not equals or "/" in name or os.sep in name or Path(text).exists():
-            name, path = Path(text).resolve().name.removesuffix(".safetensors"), text
+            name, path = model_name(text if hub_parts(text) else str(Path(text).resolve())), text
         if not name or not path:
             problems.append(sentence("tasks", "must be NAME=PATH or PATH", repr(text), "Write spam=models/spam."))
         elif name in named:
@@ -147,7 +147,9 @@ def _print_table(table: Any) -> None:
 def _inspect(arguments: argparse.Namespace) -> int:
     from explorer.inspection import inspect_models
 
-    found = inspect_models(arguments.base, named_tasks(arguments.tasks))
+    tasks = named_tasks(arguments.tasks)
+    _download(arguments, [str(arguments.base), *tasks.values()])
+    found = inspect_models(arguments.base, tasks)
     if arguments.json:
         _print_json(found.to_json())
         return 0
@@ -162,10 +164,12 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _survey(arguments: argparse.Namespace) -> int:
     from explorer.library import survey_checkpoints
 
+    tasks = named_tasks(arguments.tasks)
     _make_folder(arguments.out)
+    _download(arguments, [str(arguments.base), *tasks.values()])
     results = survey_checkpoints(
         arguments.base,
-        named_tasks(arguments.tasks),
+        tasks,
         metrics=arguments.metrics,
         trim_density=arguments.trim_density,
         progress=_progress_line,
@@ -208,7 +212,6 @@ def _write_whole(path: Path, text: str) -> None:
 def _merge(arguments: argparse.Namespace) -> int:
     from explorer.changes import add_on_of, changed
     from explorer.exporting import run_recipe
-    from explorer.recipe import Recipe
 
     recipe = Recipe.load(arguments.recipe)
     if arguments.preset:
@@ -217,14 +220,24 @@ def _merge(arguments: argparse.Namespace) -> int:
         recipe = PRESETS.get(arguments.preset).apply(recipe)
     recipe = changed(recipe, arguments.set)
     recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
+    _download(arguments, recipe.checkpoints)
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
     return 0
 
 
+def _download(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Fetch hub models, where the person asked for it. Raises CheckpointError."""
+    from explorer.checkpoints.hub import download
+
+    download(names if arguments.hub else (), progress=_progress_line)
+
+
 def _evaluate(arguments: argparse.Namespace) -> int:
     from explorer.library import evaluate_model
 
+    merged = arguments.hub and arguments.model.suffix in (".yaml", ".yml")
+    _download(arguments, Recipe.load(arguments.model).checkpoints if merged else [str(arguments.model)])
     result = evaluate_model(
         arguments.model,
         tasks=arguments.tasks,
@@ -249,38 +262,12 @@ def _progress_line(progress: Any) -> None:
     print(f"\r{progress.label} {progress.done}/{progress.total}{eta}    ", end=end, file=sys.stderr, flush=True)
 
 
-def _list(kind: str) -> Callable[[argparse.Namespace], int]:
-    def run(arguments: argparse.Namespace) -> int:
-        from explorer.reference import catalogue, catalogue_text
-
-        if arguments.json:
-            _print_json(catalogue(kind))
-        else:
-            print(catalogue_text(kind))
-        return 0
-
-    return run
-
-
-def _docs(arguments: argparse.Namespace) -> int:
-    from explorer.reference import stale_pages, write_pages
-
-    if not arguments.check:
-        for path in write_pages():
-            print(f"wrote {path}")
-        return 0
-    stale = stale_pages()
-    for path in stale:
-        print(f"out of date: {path}. Run `python -m explorer docs`.", file=sys.stderr)
-    return 1 if stale else 0
-
-
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "survey": _survey,
     "merge": _merge,
     "evaluate": _evaluate,
-    **{kind: _list(kind) for kind in _CATALOGUES},
-    "docs": _docs,
+    **{kind: list_plugins(kind) for kind in CATALOGUES},
+    "docs": write_docs,
     **COMMANDS,
 }

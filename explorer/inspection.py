@@ -19,7 +19,10 @@ SHOWN_NAMES = 3
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """`models`: one row per checkpoint. `differences`: one row per task. `problems` stop a merge; `warnings` do not."""
+    """`models`: one row per checkpoint. `differences`: one row per task. `problems` stop a merge; `warnings` do not.
+
+    `notes`: what the recipe's policy leaves out of tensors that it merges in part.
+    """
 
     models: pd.DataFrame
     differences: pd.DataFrame
@@ -27,6 +30,7 @@ class Inspection:
     warnings: tuple[str, ...]
     mergeable: int
     tensors: int
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -35,6 +39,7 @@ class Inspection:
             "differences": json.loads(self.differences.to_json(orient="records")),
             "problems": list(self.problems),
             "warnings": list(self.warnings),
+            "notes": list(self.notes),
             "mergeable_tensors": self.mergeable,
             "tensors": self.tensors,
         }
@@ -50,11 +55,12 @@ def inspect_models(
 
 def inspect_open(models: OpenModels) -> Inspection:
     """Compare models that are already open."""
-    return inspect_aligned(models.alignment)
+    return inspect_aligned(models.alignment, models.policy)
 
 
-def inspect_aligned(alignment: Alignment) -> Inspection:
+def inspect_aligned(alignment: Alignment, policy: str = "refuse") -> Inspection:
     """The tables of an alignment; reads weights once, to find frozen and tied tensors and a foreign ancestor."""
+    merged = alignment.merged_under(policy)
     named = [("base", alignment.base), *alignment.tasks.items()]  # pairs: a task may be called base too
     models = pd.DataFrame([_model_row(n, c) for n, c in named])
     differences = pd.DataFrame([_difference_row(alignment, task) for task in alignment.tasks])
@@ -62,15 +68,16 @@ def inspect_aligned(alignment: Alignment) -> Inspection:
     unchanged = [
         f"task {t}: every shared tensor equals the base's, so its task vector is zero. It adds nothing to a merge."
         for t, report in alignment.reports.items()
-        if report.shared and len(report.frozen) == len(report.shared)
+        if report.shared and len(report.frozen) == len(report.shared) and not {*merged}.intersection(report.common_rows)
     ]
     return Inspection(
         models=models,
         differences=differences,
-        problems=tuple(alignment.problems()),
+        problems=tuple(alignment.problems(policy)),
         warnings=(*lineage, *unchanged),
-        mergeable=len(alignment.mergeable),
+        mergeable=len(merged),
         tensors=len(alignment.base.tensors),
+        notes=tuple(alignment.row_notes(merged)) if policy == "common_rows" else (),
     )
 
 

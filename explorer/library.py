@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from explorer.checkpoints.align import align
+from explorer.checkpoints.align import POLICIES, align
+from explorer.checkpoints.hub import find_cached
+from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.compute.device import pick_device
 from explorer.compute.source import StateDictSource
 from explorer.errors import AlignmentError, InputError, all_problems, near, sentence
@@ -45,7 +47,8 @@ def merge_state_dicts(
     `parameters` are the method's (`python -m explorer methods` lists them); per-task ones take a number or a mapping
     task -> number. `add_ons` are names with their parameters, such as ("lines", {"alpha": 0.1}). `dtype` None
     keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
-    Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base".
+    Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base". "common_rows"
+    does so too, but merges the common rows of embeddings and heads; rows that only a task has are dropped.
     Raises AlignmentError, ParameterError, UnknownNameError, RecipeError (number of tasks), CheckpointError (NaN).
     """
     if dtype is not None and dtype not in DTYPES:
@@ -53,7 +56,7 @@ def merge_state_dicts(
             sentence("merge", "dtype must be one of " + ", ".join(DTYPES), repr(dtype), near(dtype, DTYPES))
         )
     names = _aligned(base, tasks, policy)
-    source = StateDictSource(base, tasks, names)
+    source = StateDictSource(base, _fitted(base, tasks, names), names)
     prepared = prepare(METHODS.get(method), source, parameters, seed=seed, add_ons=add_ons)
     stored = getattr(torch, dtype) if dtype else None
     merged = {name: merge_tensor(prepared, source, name, stored or base[name].dtype) for name in names}
@@ -76,7 +79,8 @@ def survey_state_dicts(
     policy: str = "refuse",
 ) -> dict[str, Result]:
     """Interference metrics (None: all) of state dicts in memory, one table per metric."""
-    source = StateDictSource(base, tasks, _aligned(base, tasks, policy))
+    names = _aligned(base, tasks, policy)
+    source = StateDictSource(base, _fitted(base, tasks, names), names)
     return survey(source, metrics=metrics, trim_density=trim_density, executor=ThreadExecutor(2))
 
 
@@ -93,7 +97,7 @@ def survey_checkpoints(
     """Interference metrics (None: all) of checkpoints on disk, read lazily in one pass."""
     base_checkpoint, checkpoints = open_all(base, tasks)
     alignment = align(base_checkpoint, checkpoints)
-    models = OpenModels(base_checkpoint, checkpoints, alignment, alignment.require(policy))
+    models = OpenModels(base_checkpoint, checkpoints, alignment, alignment.require(policy), policy)
     return survey(
         models.source,
         metrics=metrics,
@@ -118,7 +122,8 @@ def evaluate_model(
     A recipe gives, to the digit, what the folder it exports gives. `tasks` None means: every task of the folder that
     the model can serve. Raises InputError for unknown tasks, models or recipes.
     """
-    path, on = Path(model), pick_device(device).torch
+    cached = find_cached(str(model))
+    path, on = cached.folder if cached else Path(model), pick_device(device).torch
     known = find_tasks(Path(tasks_folder))
     if path.is_file() and path.suffix in (".yaml", ".yml"):
         return _evaluate_recipe(Recipe.load(path), tasks, known, split, on, progress)
@@ -184,18 +189,21 @@ def _tasks(names: Sequence[str], known: Mapping[str, Path], split: str) -> list[
 def _aligned(base: StateDict, tasks: Mapping[str, StateDict], policy: str) -> list[str]:
     """Names of float tensors with one shape everywhere; everything else is a problem under "refuse"."""
     floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    if policy not in ("refuse", "keep_base"):
-        raise InputError(sentence("merge", "policy must be refuse or keep_base", repr(policy), "Use 'refuse'."))
+    if policy not in POLICIES:
+        must = "policy must be one of " + ", ".join(POLICIES)
+        raise InputError(sentence("merge", must, repr(policy), near(policy, POLICIES)))
     if not tasks:
         raise InputError(sentence("merge", "at least one task must be given", "none", "Pass {name: state_dict}."))
-    problems, names = [], []
+    problems, names, rows = [], [], policy == "common_rows"
     for name, tensor in base.items():
         if tensor.dtype not in floats:
             continue
         wrong = [
             t
             for t, sd in tasks.items()
-            if name not in sd or sd[name].shape != tensor.shape or sd[name].dtype not in floats
+            if name not in sd
+            or sd[name].dtype not in floats
+            or not (sd[name].shape == tensor.shape or (rows and differs_in_rows(name, tensor.shape, sd[name].shape)))
         ]
         problems += [_misfit(name, tensor, task, tasks[task].get(name)) for task in wrong]
         names += [] if wrong else [name]
@@ -208,6 +216,19 @@ def _aligned(base: StateDict, tasks: Mapping[str, StateDict], policy: str) -> li
     if (problems and policy == "refuse") or not names:
         raise AlignmentError(all_problems("merge", problems or ["merge: nothing can be merged; no float tensor fits."]))
     return names
+
+
+def _fitted(base: StateDict, tasks: Mapping[str, StateDict], names: Sequence[str]) -> dict[str, StateDict]:
+    """The tasks' tensors in the base's shapes: rows in common are the task's, the others the base's."""
+
+    def fitted(mine: Tensor, theirs: Tensor) -> Tensor:
+        if theirs.shape == mine.shape:
+            return theirs
+        left, right = mine.detach().reshape(-1), theirs.detach().reshape(-1)
+        parts = (lambda a, b: left[a:b]), (lambda a, b: right[a:b])
+        return read_rows(*parts, right.numel(), 0, left.numel()).reshape(mine.shape)
+
+    return {t: {n: fitted(base[n], sd[n]) for n in names} for t, sd in tasks.items()}
 
 
 def _misfit(name: str, mine: Tensor, task: str, theirs: Tensor | None) -> str:

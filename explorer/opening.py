@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from explorer.checkpoints import Checkpoint, open_checkpoint
+from explorer.checkpoints import Checkpoint
 from explorer.checkpoints.align import Alignment, align
+from explorer.checkpoints.hub import open_model
 from explorer.checkpoints.source import CheckpointSource
 from explorer.errors import InputError, RecipeError, all_problems, near, sentence
 from explorer.merging import METHODS, check_add_ons
@@ -20,12 +21,13 @@ from explorer.recipe import Recipe
 
 @dataclass(frozen=True)
 class OpenModels:
-    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges."""
+    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges under its policy."""
 
     base: Checkpoint
     tasks: Mapping[str, Checkpoint]
     alignment: Alignment
     names: tuple[str, ...]
+    policy: str = "refuse"
 
     @property
     def source(self) -> CheckpointSource:
@@ -37,21 +39,21 @@ def open_all(
     base: str | Path, tasks: Mapping[str, str | Path], *, allowed: Sequence[Path] | None = None
 ) -> tuple[Checkpoint, dict[str, Checkpoint]]:
     """The base and every task's checkpoint. Raises InputError with every problem at once."""
-    base_checkpoint, checkpoints, problems = _opened(base, tasks, allowed)
+    base_checkpoint, checkpoints, problems = _opened(base, tasks, allowed, hub=True)
     _raise("models", problems)
     assert base_checkpoint is not None
     return base_checkpoint, checkpoints
 
 
 def _opened(
-    base: str | Path, tasks: Mapping[str, str | Path], allowed: Sequence[Path] | None
+    base: str | Path, tasks: Mapping[str, str | Path], allowed: Sequence[Path] | None, *, hub: bool
 ) -> tuple[Checkpoint | None, dict[str, Checkpoint], list[InputError]]:
     """What can be opened, and why the rest cannot."""
     problems: list[InputError] = []
 
     def opened(path: str | Path) -> Checkpoint | None:
         try:
-            return open_checkpoint(Path(path), allowed=allowed)
+            return open_model(path, allowed=allowed, hub=hub)
         except InputError as error:
             problems.append(error)
             return None
@@ -80,13 +82,14 @@ def check_method(recipe: Recipe) -> None:
     check_add_ons(recipe.add_ons)
 
 
-def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> OpenModels:
-    """The recipe's models, aligned under its policy.
+def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None, hub: bool = True) -> OpenModels:
+    """The recipe's models, aligned under its policy; with `hub`, names of hub models in the local cache too.
 
     Raises InputError (an unknown method or parameter, a value out of range, checkpoints that cannot be opened: all at
     once), AlignmentError (models that cannot be merged), RecipeError (include / exclude patterns that leave nothing).
     """
-    base, tasks, problems = _opened(recipe.base, {t.name: t.checkpoint for t in recipe.tasks}, allowed)
+    paths = {t.name: t.checkpoint for t in recipe.tasks}
+    base, tasks, problems = _opened(recipe.base, paths, allowed, hub=hub)
     try:
         check_method(recipe)
     except InputError as error:
@@ -95,7 +98,7 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> Ope
     assert base is not None
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
-    return OpenModels(base, tasks, alignment, names)
+    return OpenModels(base, tasks, alignment, names, recipe.policy)
 
 
 def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:

@@ -25,8 +25,10 @@ from explorer.seeds import digest_of
 
 SCHEMA = 1
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-POLICIES = ("refuse", "keep_base")
+POLICIES = ("refuse", "keep_base", "common_rows")
 _SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
+_WEIGHTS = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
+_HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
 _KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", "seed", "include", "exclude", "policy")
 
 
@@ -45,7 +47,9 @@ class Recipe:
 
     `add_ons` are applied to the method's result one after the other, each a name and its parameters.
     `dtype` None means: each tensor keeps the base's. `include` / `exclude` are glob patterns over tensor names;
-    what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged.
+    what is excluded keeps the base's values. `policy` says what happens to tensors that cannot be merged: "refuse" the
+    merge; "keep_base" keeps the base's values; "common_rows" does so too, but of embeddings and output heads whose
+    number of rows alone differs it merges the rows in common (rows that only a fine-tune has are dropped).
     """
 
     base: str
@@ -63,6 +67,11 @@ class Recipe:
     def task_names(self) -> tuple[str, ...]:
         """Names of the tasks, in order."""
         return tuple(t.name for t in self.tasks)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """What is opened: the base, then each task's checkpoint."""
+        return (self.base, *(t.checkpoint for t in self.tasks))
 
     def values(self) -> dict[str, Any]:
         """Method parameters as the method takes them: per-task ones as a mapping task -> value."""
@@ -156,6 +165,23 @@ class Recipe:
             exclude=tuple(data.get("exclude") or ()),
             policy=data.get("policy", "refuse"),
         )
+
+
+def hub_parts(text: str) -> tuple[str, str | None] | None:
+    """`org/name` and the revision (None for the newest) of a hub name; None for anything else, such as a path.
+
+    What is there as a file or folder is a path, and so is what ends like a file of weights.
+    """
+    match = _HUB_NAME.fullmatch(text)
+    if not match or ".." in text or _WEIGHTS.search(text) or Path(text).exists():
+        return None
+    return match[1], match[2]
+
+
+def model_name(path: str) -> str:
+    """What to call a checkpoint: its folder, its file without the suffix of weights, or its name on the hub."""
+    parts = hub_parts(path)
+    return parts[0].partition("/")[2] if parts else _WEIGHTS.sub("", Path(path).name)
 
 
 def _entry(name: str, entry: Any) -> TaskEntry:

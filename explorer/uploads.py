@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from explorer.checkpoints import open_checkpoint
+from explorer.checkpoints.opening import WEIGHT_SUFFIXES
 from explorer.errors import InputError, OutputError, sentence
 from explorer.seeds import digest_of
 
-SUFFIXES = (".safetensors", ".json", ".txt", ".jinja")
+SUFFIXES = (*WEIGHT_SUFFIXES, ".json", ".txt", ".jinja")
 
 
 class Uploads:
@@ -57,13 +58,13 @@ class Uploads:
 
 def upload_name(files: Sequence[Path]) -> str:
     """A folder name for uploaded files. Raises InputError unless they are weights and their companions."""
-    weights = [f for f in files if f.suffix == ".safetensors"]
+    weights = [f for f in files if f.suffix in WEIGHT_SUFFIXES]
     names = [f.name for f in files]
     strange = [f.name for f in files if f.suffix not in SUFFIXES or f.name.startswith(".")]
     twice = sorted({n for n in names if names.count(n) > 1})
     if not weights or strange or twice:
-        got = ", ".join(strange) or (f"{twice[0]} twice" if twice else "no .safetensors file")
-        advice = "Select model.safetensors (or all its shards and the index) and config.json together."
-        raise InputError(sentence("upload", "must be safetensors weights and their config", got, advice))
+        got = ", ".join(strange) or (f"{twice[0]} twice" if twice else "no weights")
+        advice = "Select model.safetensors or pytorch_model.bin (or all shards and the index) and config.json together."
+        raise InputError(sentence("upload", "must be weights (safetensors, PyTorch) and their config", got, advice))
     stem = min((f.stem for f in weights), key=len)
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60].strip("-") or "upload"

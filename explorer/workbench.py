@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from explorer.checkpoints import find_checkpoints
+from explorer.checkpoints.hub import download
 from explorer.compute.device import pick_device
 from explorer.compute.source import Source
 from explorer.errors import ExplorerError, InputError, PathError, sentence
@@ -46,7 +47,7 @@ class Workbench:
     `roots` are the only folders checkpoints may come from, uploads apart; `tasks_folders` hold evaluation tasks;
     `exports` is where merges are written; `scratch` is for temporary files and goes with the server. `budget_bytes`
     bounds what is kept resident for all sessions together. `cache` is a folder where answers of unmerged checkpoints
-    are kept between runs; None keeps nothing.
+    are kept between runs; None keeps nothing. `hub`: whether models of the Hugging Face hub may be named.
     """
 
     def __init__(
@@ -59,8 +60,9 @@ class Workbench:
         device: str | None = None,
         budget_bytes: int = 6 << 30,
         cache: Path | None = None,
+        hub: bool = False,
     ) -> None:
-        self.start = start
+        self.start, self.hub = start, hub
         self.scratch = Path(tempfile.mkdtemp(prefix="explorer-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.roots = tuple(dict.fromkeys(Path(r).resolve() for r in roots))
@@ -99,7 +101,14 @@ class Workbench:
 
     def models(self, recipe: Recipe) -> OpenModels:
         """The recipe's models, opened and aligned; only from the allowed folders and from uploads."""
-        return open_models(recipe, allowed=(*self.roots, self._uploads.folder))
+        return open_models(recipe, allowed=(*self.roots, self._uploads.folder), hub=self.hub)
+
+    def download(self, recipe: Recipe, cancel: CancelToken) -> None:
+        """Fetch the recipe's hub models that the local cache lacks. Raises InputError unless `hub` allows it."""
+        if not self.hub:
+            must = "downloads must be allowed"
+            raise InputError(sentence("hub", must, "an app started without --hub", "Start it with --hub."))
+        download(recipe.checkpoints, cancel=cancel)
 
     def available(self) -> list[Path]:
         """Checkpoints beneath the allowed folders, relative to the working folder where they lie in it."""

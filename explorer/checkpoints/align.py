@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,15 +16,17 @@ from explorer.checkpoints.compare import (
     same_bytes,
 )
 from explorer.checkpoints.handle import Checkpoint, TensorInfo
+from explorer.checkpoints.rows import differs_in_rows, rows_note
 from explorer.checkpoints.tied import tied_tensors
 from explorer.errors import AlignmentError, all_problems, near, sentence
 
-POLICIES = ("refuse", "keep_base")
+POLICIES = ("refuse", "keep_base", "common_rows")
 MIN_SHARED = 0.1
 """Below this share of the base's parameters in common, a checkpoint is another architecture."""
 CATEGORIES = ("shared", "missing", "extra", "different_shape", "different_dtype", "non_float")
 _SHOWN_PROBLEMS = 40
 _KEEP = "Policy keep_base keeps the base's values there; policy refuse merges nothing."
+_ROWS = "Policy common_rows merges the rows that both have; " + _KEEP[0].lower() + _KEEP[1:]
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,16 @@ class AlignmentReport:
 
     @cached_property
     def shared_fraction(self) -> float:
-        """Share of the base's float parameters that can be merged with this fine-tune, 0-1."""
+        """Share of the base's float parameters that can be merged with this fine-tune, common rows included, 0-1."""
         total = self.base.parameter_count
-        return sum(self.base.info(n).numel for n in self.shared) / total if total else 0.0
+        common = sum(min(self.base.info(n).numel, self.checkpoint.info(n).numel) for n in self.common_rows)
+        return (sum(self.base.info(n).numel for n in self.shared) + common) / total if total else 0.0
+
+    @cached_property
+    def common_rows(self) -> tuple[str, ...]:
+        """Float tensors of another shape that have rows in common: embeddings and heads with more or fewer rows."""
+        both = [(self.base.info(n), self.checkpoint.info(n)) for n in self.different_shape]
+        return tuple(a.name for a, b in both if a.is_float and b.is_float and differs_in_rows(a.name, a.shape, b.shape))
 
     def counts(self, *, read_weights: bool = True) -> dict[str, int]:
         """Number of tensors per category; `read_weights=False` leaves out tied and frozen and reads no weights."""
@@ -90,18 +99,20 @@ class AlignmentReport:
             "task_dtype": _dtype(theirs),
         }
 
-    def problems(self) -> list[str]:
+    def problems(self, policy: str = "refuse") -> list[str]:
         """One sentence per tensor that cannot be merged; reads tensors that are no floats, up to where they differ.
 
-        A tensor of whole numbers that only one side has (a `position_ids` buffer) is listed but is no problem.
+        Under the policy "common_rows" tensors with rows in common are no problem. A tensor of whole numbers that only
+        one side has (a `position_ids` buffer) is listed but is no problem.
         """
         who, found = f"task {self.task}", []
         if self.is_other_architecture:
             return [self._other_architecture()]
-        for name in self.different_shape:
+        solved = self.common_rows if policy == "common_rows" else ()
+        for name in (n for n in self.different_shape if n not in solved):
             got = _shape(self.checkpoint.info(name))
             must = f"tensor {name} must have the base's shape {_shape(self.base.info(name))}"
-            found.append(sentence(who, must, got, _KEEP))
+            found.append(sentence(who, must, got, _ROWS if name in self.common_rows else _KEEP))
         for name in (n for n in self.missing if self.base.info(n).is_float):
             found.append(sentence(who, f"tensor {name} of the base must be there", "none", _KEEP))
         for name in (n for n in self.extra if self.checkpoint.info(n).is_float):
@@ -161,9 +172,26 @@ class Alignment:
         """The mergeable tensors: float, same shape everywhere, in ascending name order; frozen ones included."""
         return self.mergeable
 
-    def problems(self) -> list[str]:
+    def problems(self, policy: str = "refuse") -> list[str]:
         """One sentence per task and tensor that cannot be merged; empty when everything can."""
-        return [problem for report in self.reports.values() for problem in report.problems()]
+        return [problem for report in self.reports.values() for problem in report.problems(policy)]
+
+    def merged_under(self, policy: str) -> tuple[str, ...]:
+        """The tensors that a policy merges, in ascending name order; "common_rows" adds those with rows in common."""
+        if policy != "common_rows":
+            return self.mergeable
+        fits = [{*r.shared, *r.common_rows} for r in self.reports.values()]
+        return tuple(i.name for i in self.base.infos if i.is_float and all(i.name in f for f in fits))
+
+    def row_notes(self, names: Sequence[str]) -> list[str]:
+        """One sentence per task and tensor among `names` whose rows are not those of the base: which are left out."""
+        merged = set(names)
+        return [
+            rows_note(task, name, self.base.info(name).shape, report.checkpoint.info(name).shape)
+            for task, report in self.reports.items()
+            for name in report.common_rows
+            if name in merged
+        ]
 
     def rows(self, *, read_weights: bool = True) -> list[dict[str, Any]]:
         """The tidy rows of every task."""
@@ -177,7 +205,8 @@ class Alignment:
         """The names to merge, or AlignmentError with every problem at once.
 
         "refuse": any problem is an error. "keep_base": tensors that cannot be merged everywhere keep the base's
-        values; another architecture is an error all the same, and so is having nothing to merge.
+        values. "common_rows": the same, but embeddings and heads with another number of rows merge the rows in common
+        (see `row_notes`). Another architecture is an error all the same, and so is having nothing to merge.
         """
         if policy not in POLICIES:
             must = "policy must be one of " + ", ".join(POLICIES)
@@ -186,14 +215,15 @@ class Alignment:
             problems = self.problems()
         else:
             problems = [p for r in self.reports.values() if r.is_other_architecture for p in r.problems()]
-        if not problems and not self.mergeable:
+        names = self.merged_under(policy)
+        if not problems and not names:
             must = "base and tasks must have a float tensor of one shape in common"
             problems = [sentence("alignment", must, "none", "Choose fine-tunes of this base.")]
         if problems:
             more = len(problems) - _SHOWN_PROBLEMS
             shown = problems[:_SHOWN_PROBLEMS] + ([f"and {more} more; the model table lists all"] if more > 0 else [])
             raise AlignmentError(all_problems("alignment", shown))
-        return self.mergeable
+        return names
 
     def lineage_warning(self, task: str) -> str | None:
         """A sentence when a fine-tune looks like the child of another base, else None; reads a few matrices.

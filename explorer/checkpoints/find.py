@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from explorer.checkpoints.pickled import is_pickled
+
 MAX_DEPTH = 3
 MAX_FOUND = 200
 _MAX_ENTRIES = 20_000
-_INDEX = ".safetensors.index.json"
+_INDEXES = (".safetensors.index.json", ".bin.index.json")
 
 
 def find_checkpoints(root: str | Path, *, limit: int = MAX_FOUND) -> list[Path]:
-    """Checkpoint folders and single .safetensors files at most 3 folders beneath `root`, in path order.
+    """Checkpoint folders and single weight files at most 3 folders beneath `root`, in path order.
 
     A folder counts once, whatever its shards: it holds model.safetensors, an index of shards, or a config.json
-    beside .safetensors files. Elsewhere each .safetensors file counts. Left out: hidden entries, links to folders,
-    files that really lie outside `root`, and evaluation tasks (folders with a task.json).
+    beside weight files. Elsewhere each weight file counts. Left out: hidden entries, links to folders, files that
+    really lie outside `root`, what training keeps beside weights, and evaluation tasks (folders with a task.json).
     A `root` that cannot be read gives an empty list.
     """
     root = Path(root).absolute()
@@ -40,9 +42,9 @@ def _in_folder(folder: Path, entries: list[Path], root: Path) -> list[Path]:
     if "task.json" in names:
         return []
     real_root = root.resolve()
-    weights = [p for p in entries if p.suffix == ".safetensors" and p.is_file()]
+    weights = [p for p in entries if (p.suffix == ".safetensors" or is_pickled(p.name)) and p.is_file()]
     weights = [p for p in weights if p.resolve().is_relative_to(real_root) and not p.name.startswith("adapter_model")]
     if not weights:
         return []
-    whole = "model.safetensors" in names or "config.json" in names or any(n.endswith(_INDEX) for n in names)
+    whole = "model.safetensors" in names or "config.json" in names or any(n.endswith(_INDEXES) for n in names)
     return [folder] if whole else weights

@@ -10,10 +10,13 @@ from typing import Any
 
 from explorer.checkpoints.files import FileStamp
 from explorer.checkpoints.handle import Checkpoint, TensorInfo
-from explorer.checkpoints.safetensors import read_header
+from explorer.checkpoints.pickled import SUFFIXES as PICKLED
+from explorer.checkpoints.pickled import pickled_weights, read_pickled
+from explorer.checkpoints.safetensors import Entry, read_header
 from explorer.errors import CheckpointError, PathError, all_problems, near, sentence
 
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLE_SUFFIXES = (".pkl", ".pickle")
+WEIGHT_SUFFIXES = (".safetensors", *PICKLED)
 _CONVERT = (
     "Pickle files can run code when they are read, so they are never opened. Convert it to safetensors: "
     "load it where you trust it and call save_pretrained(folder, safe_serialization=True)."
@@ -24,11 +27,11 @@ _ADAPTER = re.compile(r"adapter_model.*\.safetensors")
 
 
 def open_checkpoint(path: str | Path, *, allowed: Sequence[Path] | None = None) -> Checkpoint:
-    """Open a Hugging Face folder with safetensors, or one .safetensors file; reads headers only.
+    """Open a Hugging Face folder, or one weight file: safetensors or PyTorch; reads headers only.
 
     `allowed`: folders inside which every file must really lie, symbolic links resolved; None allows any.
-    In a folder, `model.safetensors` comes first, then an index of shards, then every .safetensors file there is:
-    the order in which transformers looks, so both open the same weights.
+    In a folder, `model.safetensors` comes first, then an index of shards, then every .safetensors file there is, then
+    the same for `pytorch_model.bin`: the order in which transformers looks, so both open the same weights.
     Raises PathError for a file outside `allowed`, CheckpointError for anything that is no usable checkpoint.
     """
     path = _existing(path, allowed)
@@ -37,7 +40,7 @@ def open_checkpoint(path: str | Path, *, allowed: Sequence[Path] | None = None) 
         folder, name = path, path.resolve().name
     else:
         files, index = [_weight_file(path)], {}
-        folder, name = path.parent, path.stem if path.stem != "model" else path.parent.name
+        folder, name = path.parent, path.parent.name if path.stem in ("model", "pytorch_model") else path.stem
     config = _config(folder / "config.json", allowed)
     return _assemble(path, name, files, index, config, allowed)
 
@@ -74,9 +77,9 @@ def _check_allowed(path: Path, allowed: Sequence[Path] | None) -> None:
 def _weight_file(path: Path) -> Path:
     if path.suffix.lower() in PICKLE_SUFFIXES:
         raise CheckpointError(sentence(str(path), "must be a safetensors file", f"a {path.suffix} file", _CONVERT))
-    if path.suffix.lower() != ".safetensors":
+    if path.suffix.lower() not in WEIGHT_SUFFIXES:
         got = f"a {path.suffix} file" if path.suffix else "a file without suffix"
-        advice = "Give the folder of the checkpoint, or its .safetensors file."
+        advice = f"Give the folder of the checkpoint, or its weights ({', '.join(WEIGHT_SUFFIXES)})."
         raise CheckpointError(sentence(str(path), "must be a folder or a .safetensors file", got, advice))
     return path
 
@@ -93,9 +96,7 @@ def _weight_files(folder: Path, allowed: Sequence[Path] | None) -> tuple[list[Pa
     indexes = [n for n in names if n.endswith(".safetensors.index.json")]
     if indexes:
         chosen = "model.safetensors.index.json" if "model.safetensors.index.json" in indexes else indexes[0]
-        _check_allowed(folder / chosen, allowed)
-        index = _index(folder / chosen)
-        return [folder / n for n in sorted(set(index.values()))], index
+        return _indexed(folder / chosen, allowed)
     weights = [n for n in names if n.endswith(".safetensors")]
     if weights and all(_ADAPTER.fullmatch(n) for n in weights):
         advice = "Merge it into its base first (merge_and_unload), then save the whole model."
@@ -103,7 +104,28 @@ def _weight_files(folder: Path, allowed: Sequence[Path] | None) -> tuple[list[Pa
     plain = [n for n in weights if not _ADAPTER.fullmatch(n)]
     if plain:
         return [folder / n for n in plain], {}
-    raise CheckpointError(_no_weights(folder, names))
+    return _pickled_files(folder, names, allowed)
+
+
+def _pickled_files(folder: Path, names: list[str], allowed: Sequence[Path] | None) -> tuple[list[Path], dict[str, str]]:
+    """The PyTorch files of a folder without safetensors, and their index."""
+    indexes = [n for n in names if n.endswith(".bin.index.json")]
+    if indexes and "pytorch_model.bin" not in names:
+        return _indexed(folder / indexes[0], allowed)
+    found = pickled_weights(names)
+    if not found:
+        raise CheckpointError(_no_weights(folder, names))
+    if len(found) > 1 and any("-of-" not in n for n in found):
+        got = ", ".join(found[:5]) + (" …" if len(found) > 5 else "")
+        raise CheckpointError(sentence(str(folder), "must hold one file of weights", got, "Give one of these files."))
+    return [folder / n for n in found], {}
+
+
+def _indexed(path: Path, allowed: Sequence[Path] | None) -> tuple[list[Path], dict[str, str]]:
+    """The shards that an index names, and tensor -> shard."""
+    _check_allowed(path, allowed)
+    index = _index(path)
+    return [path.parent / n for n in sorted(set(index.values()))], index
 
 
 def _no_weights(folder: Path, names: list[str]) -> str:
@@ -147,8 +169,12 @@ def _index(path: Path) -> dict[str, str]:
     if outside:
         must = "shards must lie beside the index, named without '..' and not absolute"
         raise CheckpointError(sentence(str(path), must, ", ".join(map(repr, outside[:5])), "Do not use this file."))
+    own = PICKLED if path.name.endswith(".bin.index.json") else (".safetensors",)
     for shard in sorted(set(mapping.values())):
         _weight_file(path.parent / shard)
+        if not shard.lower().endswith(own):
+            must = f"shards must be {' or '.join(own)} files, as the index itself is called"
+            raise CheckpointError(sentence(str(path), must, repr(shard), "Do not use this file."))
     return mapping
 
 
@@ -166,7 +192,7 @@ def _assemble(
     allowed: Sequence[Path] | None,
 ) -> Checkpoint:
     found: dict[str, TensorInfo] = {}
-    stamps, problems = [], []
+    stamps, problems, formats = [], [], []
     for file in files:
         _check_allowed(file, allowed)
         if not file.exists():
@@ -176,7 +202,9 @@ def _assemble(
             continue
         stamp = FileStamp.of(file)
         stamps.append(stamp)
-        for tensor, shape, dtype, offset in read_header(stamp):
+        entries, taken = _read(stamp, sharded=bool(index))
+        formats.append(taken)
+        for tensor, shape, dtype, offset in entries:
             if tensor in found:
                 must = f"tensor {tensor} must be in one file"
                 got = f"{found[tensor].file.name} and {file.name}"
@@ -188,9 +216,17 @@ def _assemble(
     if problems:
         more = [f"and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
         raise CheckpointError(all_problems(str(path), problems[:_SHOWN_PROBLEMS] + more))
-    format = "safetensors" if len(files) == 1 else f"safetensors, {len(files)} shards"
+    format = formats[0] if len(files) == 1 else f"{formats[0]}, {len(files)} shards"
     infos = tuple(found[n] for n in sorted(found))
     return Checkpoint(path, name, format, infos, tuple(stamps), config)
+
+
+def _read(stamp: FileStamp, *, sharded: bool) -> tuple[Sequence[Entry], str]:
+    """What one weight file holds, and its format in words."""
+    if stamp.path.suffix.lower() not in PICKLED:
+        return read_header(stamp), "safetensors"
+    found = read_pickled(stamp, strip=not sharded)  # an index knows the names as they are stored
+    return found.entries, f"PyTorch ({found.taken})" if found.taken else "PyTorch"
 
 
 def _index_problems(path: Path, index: dict[str, str], found: dict[str, TensorInfo]) -> list[str]:

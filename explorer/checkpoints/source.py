@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from explorer.checkpoints.handle import Checkpoint
+from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.errors import AlignmentError, all_problems, sentence
 from explorer.seeds import digest_of
 
@@ -15,7 +16,8 @@ from explorer.seeds import digest_of
 class CheckpointSource:
     """Checkpoints on disk as a `Source`: every slice is read when it is asked for, and nothing is kept.
 
-    `names` must be aligned (see `align`): float tensors of the same shape everywhere.
+    `names` must be aligned (see `align`): float tensors of the base's shape, but for the number of rows of embeddings
+    and output heads: rows beyond the base's are left out, rows that a task lacks are the base's own.
     Raises AlignmentError naming every tensor that is not.
     """
 
@@ -32,7 +34,7 @@ class CheckpointSource:
         for task, checkpoint in zip(("base", *self.tasks), (self._base, *self._tasks), strict=True):
             for name in self.names:
                 mine, theirs = self._base.tensors.get(name), checkpoint.tensors.get(name)
-                if mine and theirs and mine.is_float and theirs.is_float and mine.shape == theirs.shape:
+                if mine and theirs and mine.is_float and theirs.is_float and _fits(name, mine.shape, theirs.shape):
                     continue
                 got = "none" if theirs is None else f"{theirs.dtype}, {theirs.shape}"
                 must = f"{name} must be a float tensor of the base's shape"
@@ -63,4 +65,18 @@ class CheckpointSource:
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice [stop - start] of θ_t, stored dtype."""
-        return self._tasks[index].read_flat(name, start, stop)
+        checkpoint, own = self._tasks[index], self._base.info(name)
+        held = checkpoint.info(name)
+        if held.numel >= own.numel:
+            return checkpoint.read_flat(name, start, stop)
+        return read_rows(
+            lambda a, b: self._base.read_flat(name, a, b),
+            lambda a, b: checkpoint.read_flat(name, a, b),
+            held.numel,
+            start,
+            stop,
+        )
+
+
+def _fits(name: str, base: tuple[int, ...], task: tuple[int, ...]) -> bool:
+    return base == task or differs_in_rows(name, base, task)

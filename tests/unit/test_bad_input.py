@@ -142,7 +142,17 @@ def test_one_value_that_is_no_number_is_named(
     assert code == 2 and name in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
+def test_a_plain_pickle_under_a_pytorch_name_is_refused_and_not_run(zoo: Path, refused: Refused) -> None:
+    (zoo / "colours" / "model.safetensors").unlink()
+    (zoo / "colours" / "pytorch_model.bin").write_bytes(b"\x80\x04cos\nsystem\n.")
+    assert refused(recipe_of(zoo)) == (
+        f"error: {zoo}/colours/pytorch_model.bin: must be a zip written by torch.save; got a plain pickle or a file "
+        "older than torch 1.6; it was not run. Where you trust the file, load it and save its weights: "
+        "torch.save(model.state_dict(), path).\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["weights.pickle", "weights.pkl"])
 def test_a_pickle_is_refused_with_what_to_do(zoo: Path, refused: Refused, name: str) -> None:
     (zoo / "colours" / "model.safetensors").unlink()
     (zoo / "colours" / name).write_bytes(b"\x80\x04cos\nsystem\n.")

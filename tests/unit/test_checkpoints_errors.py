@@ -200,9 +200,12 @@ def test_broken_index(tmp_path: Path, text: str) -> None:
 
 def test_index_that_names_a_pickle(tmp_path: Path) -> None:
     shards(tmp_path, {"a": "pytorch_model.bin"})
-    assert "pytorch_model.bin: must be a safetensors file; got a .bin file. Pickle files can run code" in message(
-        tmp_path
+    assert message(tmp_path) == (
+        f"{tmp_path}/model.safetensors.index.json: shards must be .safetensors files, as the index itself is called; "
+        "got 'pytorch_model.bin'. Do not use this file."
     )
+    shards(tmp_path, {"a": "weights.pkl"})
+    assert "weights.pkl: must be a safetensors file; got a .pkl file. Pickle files can run code" in message(tmp_path)
 
 
 class Bomb:
@@ -215,7 +218,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "MODEL.BIN"])
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pickle", "WEIGHTS.PKL"])
 def test_pickles_are_refused_and_never_opened(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "m"
     folder.mkdir()

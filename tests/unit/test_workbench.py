@@ -366,9 +366,9 @@ def test_uploads_are_checkpoints_or_nothing(bench: Workbench, zoo: Path, tmp_pat
 @pytest.mark.parametrize(
     ("names", "got"),
     [
-        ([], "no .safetensors file"),
-        (["config.json"], "no .safetensors file"),
-        (["model.bin", "model.safetensors"], "model.bin"),
+        ([], "no weights"),
+        (["config.json"], "no weights"),
+        (["model.pkl", "model.safetensors"], "model.pkl"),
         (["run.py", "model.safetensors"], "run.py"),
         (["model.safetensors", "deep/model.safetensors"], "model.safetensors twice"),
     ],

@@ -11,7 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from explorer.errors import ExplorerError, InputError, sentence
-from explorer.recipe import Recipe, TaskEntry
+from explorer.recipe import Recipe, TaskEntry, model_name
 from explorer.session import with_models
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
@@ -25,6 +25,7 @@ INTRO = (
 POLICIES = [
     ("Refuse to merge until everything fits", "refuse"),
     ("Keep the base's values where a tensor does not fit", "keep_base"),
+    ("The same, but merge the common rows of embeddings and heads (added tokens are dropped)", "common_rows"),
 ]
 _COLUMNS = {
     "missing": "missing", "extra": "extra", "different_shape": "other shape", "different_dtype": "other dtype",
@@ -62,19 +63,24 @@ class ModelsPlace:
                 allow_custom_value=True, min_width=280,
             )  # fmt: skip
         self.policy = gr.Radio(POLICIES, value="refuse", label="Tensors that cannot be merged")
+        self.download = gr.Checkbox(
+            False, label="Allow downloads from the Hugging Face hub", visible=self.bench.hub, elem_id="allow-hub",
+            info="Type org/name or org/name@revision above; only safetensors are fetched.",
+        )  # fmt: skip
         with gr.Row():
             self.open = gr.Button("Open these models", variant="primary", min_width=160)
             self.upload = gr.UploadButton(
                 "Upload a checkpoint",
                 file_count="multiple",
-                file_types=[".safetensors", ".json", ".txt"],
+                file_types=[".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt"],
                 min_width=160,
             )
             self.refresh = gr.Button("Look again for models", min_width=160)
         roots = ", ".join(_shown(r) for r in self.bench.roots)
         gr.Markdown(
             f"Allowed folders: `{roots}`. Start the app with `--models FOLDER` to allow another. An upload is one "
-            "`.safetensors` file, or all files of a model folder selected together (weights, index, config).",
+            "weight file (safetensors or PyTorch), or all files of a model folder selected together (weights, index, "
+            "config).",
             elem_classes="explorer-hint",
         )
         self.form_note = gr.HTML(padding=False)
@@ -94,15 +100,20 @@ class ModelsPlace:
                 f"All {n} tensors can be merged." if n == found.tensors else f"{n} of {found.tensors} tensors can be."
             )
             lines.insert(0, words.note(f"{words.fine_tunes(len(recipe.tasks))} of one base. {fits}", kind="done"))
-        elif recipe.policy == "keep_base":
+        elif recipe.policy != "refuse":
             lines.insert(0, words.note(f"{found.mergeable} of {found.tensors} tensors are merged.", kind="info"))
+        lines += [words.note(n, kind="info") for n in found.notes]
         tasks = {t.name: t for t in self.bench.evaluation_tasks(recipe)}
         return "".join(lines), _models_table(found.models, found.differences, tasks)
 
-    def open_selected(self, slot: Slot, base: str | None, tasks: Sequence[str] | None, policy: str) -> str:
+    def open_selected(
+        self, slot: Slot, base: str | None, tasks: Sequence[str] | None, policy: str, download: bool = False
+    ) -> str:
         """Open the selection in this session; the sentence that says how it went. Nothing changes on a problem."""
         try:
             recipe = self._selected(slot.session.recipe, base, tasks, policy)
+            if download:
+                self.bench.download(recipe, slot.newest())
             self.bench.inspect(recipe)
             self.bench.models(recipe)
         except ExplorerError as error:
@@ -117,7 +128,7 @@ class ModelsPlace:
         old = {t.checkpoint: t for t in recipe.tasks}
         entries: dict[str, TaskEntry] = {}
         for path in tasks:
-            entry = old.get(path) or TaskEntry(_free_name(Path(path), entries), path)
+            entry = old.get(path) or TaskEntry(_free_name(path, entries), path)
             entries[entry.name] = entry
         plain = {**recipe.to_dict(), "base": base, "policy": policy}
         plain["tasks"] = {n: {"checkpoint": e.checkpoint, **e.parameters} for n, e in entries.items()}
@@ -135,8 +146,8 @@ class ModelsPlace:
         return words.note(text, kind="done"), gr.update(choices=choices, value=[*current, str(folder)])
 
 
-def _free_name(path: Path, taken: Mapping[str, object]) -> str:
-    name = path.name.removesuffix(".safetensors") or "task"
+def _free_name(path: str, taken: Mapping[str, object]) -> str:
+    name = model_name(path) or "task"
     options = (name, *(f"{name} {i}" for i in range(2, 1000)))
     return next(n for n in options if n not in taken)
 

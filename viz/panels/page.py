@@ -79,7 +79,7 @@ class _Wiring:
         self._after(page.load(self.start, None, [bar_note := self.bar.note, *self.shown], **LIVE))
         opened = self.models.open.click(
             self.open_models,
-            [self.models.base, self.models.tasks, self.models.policy, self.merge.mixer],
+            [self.models.base, self.models.tasks, self.models.policy, self.models.download, self.merge.mixer],
             [self.models.form_note, *self.shown],
             **LIVE,
         )
@@ -141,11 +141,13 @@ class _Wiring:
         pairs = self.interference.pair_choices(slot)
         return [self.bar.describe(recipe), status, table, pairs, *self.merge.show(recipe, mixer)]
 
-    def open_models(self, base: str, tasks: list[str], policy: str, mixer: Any, request: gr.Request) -> list[Any]:
+    def open_models(
+        self, base: str, tasks: list[str], policy: str, download: bool, mixer: Any, request: gr.Request
+    ) -> list[Any]:
         """Open the selected models; on a problem only the note changes."""
         slot = self.slot(request)
         before = slot.session
-        note = self.models.open_selected(slot, base, tasks, policy)
+        note = self.models.open_selected(slot, base, tasks, policy, download)
         return [note, *(self._show(slot, mixer) if slot.session is not before else [gr.skip()] * len(self.shown))]
 
     def receive(self, files: list[str], request: gr.Request) -> tuple[str, dict[str, Any]]:

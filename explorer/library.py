@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from explorer.checkpoints.align import align
+from explorer.checkpoints.given import shape_problem, value_problem
 from explorer.compute.device import pick_device
 from explorer.compute.source import StateDictSource
-from explorer.errors import AlignmentError, InputError, all_problems, near, sentence
+from explorer.errors import AlignmentError, CheckpointError, InputError, all_problems, near, sentence
 from explorer.evaluation import EvaluationTask, evaluate, find_tasks, load_module, load_task
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
 from explorer.exporting import RECIPE_FILE, run_recipe
@@ -37,13 +38,16 @@ def merge_state_dicts(
     dtype: str | None = None,
     seed: int = 0,
     policy: str = "refuse",
+    statistics: Mapping[str, StateDict] | None = None,
     **parameters: Any,
 ) -> dict[str, Tensor] | dict[str, dict[str, Tensor]]:
     """Merge state dicts in memory: the merged state dict, or one per task for methods with one model per task.
 
     `parameters` are the method's (`python -m explorer methods` lists them); per-task ones take a number or a mapping
     task -> number. `dtype` None keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
-    Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base".
+    `statistics` gives, for methods that need it, task -> {"fisher/NAME" or "gram/NAME": tensor}, as in the files that
+    `python -m explorer gather` writes. Integer tensors keep the base's values; so do tensors that do not fit when
+    `policy` is "keep_base".
     Raises AlignmentError, ParameterError, UnknownNameError, RecipeError (number of tasks), CheckpointError (NaN).
     """
     if dtype is not None and dtype not in DTYPES:
@@ -51,7 +55,7 @@ def merge_state_dicts(
             sentence("merge", "dtype must be one of " + ", ".join(DTYPES), repr(dtype), near(dtype, DTYPES))
         )
     names = _aligned(base, tasks, policy)
-    source = StateDictSource(base, tasks, names)
+    source = StateDictSource(base, tasks, names, given=_measured(base, names, statistics or {}))
     prepared = prepare(METHODS.get(method), source, parameters, seed=seed)
     stored = getattr(torch, dtype) if dtype else None
     merged = {name: merge_tensor(prepared, source, name, stored or base[name].dtype) for name in names}
@@ -206,6 +210,19 @@ def _aligned(base: StateDict, tasks: Mapping[str, StateDict], policy: str) -> li
     if (problems and policy == "refuse") or not names:
         raise AlignmentError(all_problems("merge", problems or ["merge: nothing can be merged; no float tensor fits."]))
     return names
+
+
+def _measured(base: StateDict, names: Sequence[str], statistics: Mapping[str, StateDict]) -> Mapping[str, StateDict]:
+    """The statistics, checked. Raises CheckpointError with everything that is wrong with them."""
+    problems = []
+    for task, held in statistics.items():
+        fitting = {k: v for k, v in held.items() if k.split("/", 1)[-1] in names}
+        shapes = {k: tuple(base[k.split("/", 1)[-1]].shape) for k in fitting}
+        found = [shape_problem(k, tuple(v.shape), shapes[k]) or value_problem(k, v) for k, v in fitting.items()]
+        problems += [f"statistics of {task}: {text}" for text in found if text]
+    if problems:
+        raise CheckpointError(all_problems("statistics", problems))
+    return statistics
 
 
 def _misfit(name: str, mine: Tensor, task: str, theirs: Tensor | None) -> str:

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from explorer.checkpoints import Checkpoint, open_checkpoint
 from explorer.checkpoints.align import Alignment, align
+from explorer.checkpoints.given import Given, open_given
 from explorer.checkpoints.source import CheckpointSource
-from explorer.errors import InputError, RecipeError, all_problems, near, sentence
+from explorer.errors import CheckpointError, InputError, RecipeError, all_problems, near, sentence
 from explorer.merging import METHODS
 from explorer.params import check_values
 from explorer.recipe import Recipe
 
+T = TypeVar("T")
+SHOWN_PROBLEMS = 10
+
 
 @dataclass(frozen=True)
 class OpenModels:
-    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges."""
+    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges.
+
+    `given` holds the statistics file of every task that has one.
+    """
 
     base: Checkpoint
     tasks: Mapping[str, Checkpoint]
     alignment: Alignment
     names: tuple[str, ...]
+    given: Mapping[str, Given] = field(default_factory=dict)
 
     @property
     def source(self) -> CheckpointSource:
         """The merged tensors, read lazily from the files."""
-        return CheckpointSource(self.base, self.tasks, self.names)
+        return CheckpointSource(self.base, self.tasks, self.names, given=self.given)
 
 
 def open_all(
@@ -47,18 +56,23 @@ def _opened(
     base: str | Path, tasks: Mapping[str, str | Path], allowed: Sequence[Path] | None
 ) -> tuple[Checkpoint | None, dict[str, Checkpoint], list[InputError]]:
     """What can be opened, and why the rest cannot."""
-    problems: list[InputError] = []
+    base_checkpoint, first = _each(open_checkpoint, {"": base}, allowed)
+    checkpoints, others = _each(open_checkpoint, tasks, allowed)
+    return base_checkpoint.get(""), checkpoints, [*first, *others]
 
-    def opened(path: str | Path) -> Checkpoint | None:
+
+def _each(
+    open_one: Callable[..., T], paths: Mapping[str, str | Path], allowed: Sequence[Path] | None
+) -> tuple[dict[str, T], list[InputError]]:
+    """What can be opened, by name, and why the rest cannot."""
+    opened: dict[str, T] = {}
+    problems: list[InputError] = []
+    for name, path in paths.items():
         try:
-            return open_checkpoint(Path(path), allowed=allowed)
+            opened[name] = open_one(Path(path), allowed=allowed)
         except InputError as error:
             problems.append(error)
-            return None
-
-    base_checkpoint = opened(base)
-    checkpoints = {name: opened(path) for name, path in tasks.items()}
-    return base_checkpoint, {name: c for name, c in checkpoints.items() if c is not None}, problems
+    return opened, problems
 
 
 def _raise(who: str, problems: Sequence[InputError]) -> None:
@@ -86,6 +100,8 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> Ope
     once), AlignmentError (models that cannot be merged), RecipeError (include / exclude patterns that leave nothing).
     """
     base, tasks, problems = _opened(recipe.base, {t.name: t.checkpoint for t in recipe.tasks}, allowed)
+    given, unread = _each(open_given, {t.name: t.statistics for t in recipe.tasks if t.statistics}, allowed)
+    problems += unread
     try:
         check_method(recipe)
     except InputError as error:
@@ -94,7 +110,19 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> Ope
     assert base is not None
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
-    return OpenModels(base, tasks, alignment, names)
+    _check_given(given, tasks, {n: base.info(n).shape for n in names})
+    return OpenModels(base, tasks, alignment, names, given)
+
+
+def _check_given(
+    given: Mapping[str, Given], tasks: Mapping[str, Checkpoint], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointError with everything that is wrong with statistics files of the merged tensors."""
+    problems = [p for name, g in given.items() for p in g.problems(f"statistics of {name}", shapes, tasks[name])]
+    if problems:
+        shown = problems[:SHOWN_PROBLEMS]
+        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        raise CheckpointError(all_problems("statistics", [*shown, *more]))
 
 
 def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ class Workbench:
             slot.free()
 
     def _models_key(self, recipe: Recipe) -> str:
-        chosen = [(t.name, t.checkpoint) for t in recipe.tasks]
+        chosen = [(t.name, t.checkpoint, t.statistics) for t in recipe.tasks]
         return digest_of(recipe.base, chosen, recipe.policy, recipe.include, recipe.exclude)
 
     def models(self, recipe: Recipe) -> OpenModels:

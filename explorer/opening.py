@@ -14,6 +14,7 @@ from explorer.checkpoints import Checkpoint, open_checkpoint
 from explorer.checkpoints.align import Alignment, align
 from explorer.checkpoints.given import Given, open_given
 from explorer.checkpoints.source import CheckpointSource
+from explorer.compute.source import GIVEN_KINDS
 from explorer.errors import CheckpointError, InputError, RecipeError, all_problems, near, sentence
 from explorer.merging import METHODS
 from explorer.params import check_values
@@ -40,6 +41,14 @@ class OpenModels:
     def source(self) -> CheckpointSource:
         """The merged tensors, read lazily from the files."""
         return CheckpointSource(self.base, self.tasks, self.names, given=self.given)
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """The kinds of statistics that every task has of some merged tensor; reads no values."""
+        source = self.source
+        tasks = range(len(source.tasks))
+        every = {k: [any(source.given_bytes(k, t, n) for n in self.names) for t in tasks] for k in GIVEN_KINDS}
+        return frozenset(kind for kind, found in every.items() if all(found))
 
 
 def open_all(

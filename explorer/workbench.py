@@ -119,6 +119,13 @@ class Workbench:
         """Every merge method."""
         return tuple(METHODS)
 
+    def measured(self, recipe: Recipe) -> frozenset[str]:
+        """The kinds of statistics that every task of the recipe has; none where its files cannot be read."""
+        if all(t.statistics for t in recipe.tasks):
+            with contextlib.suppress(InputError):
+                return self.models(recipe).measured
+        return frozenset()
+
     def inspect(self, recipe: Recipe) -> Inspection:
         """What the models hold and how they differ from the base."""
         return inspect_open(self.models(recipe))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
+from explorer.gather_command import add_gather, run_gather
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
     evaluate.add_argument("--split", default="test", help="split to score (default test)")
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
+    add_gather(commands, SAMPLE_TASKS)
     for name, what in (("methods", "merge methods"), ("metrics", "interference metrics"), ("tasks", "task kinds")):
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     docs = commands.add_parser("docs", help="write the generated reference pages")
@@ -274,6 +276,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "survey": _survey,
     "merge": _merge,
     "evaluate": _evaluate,
+    "gather": lambda arguments: run_gather(arguments, _progress_line),
     "methods": _list("methods"),
     "metrics": _list("metrics"),
     "tasks": _list("tasks"),

@@ -64,9 +64,7 @@ def tasks_of(method: str) -> tuple[str, ...]:
 
 
 def recipe(zoo: Path, method: str, values: dict[str, Any], dtype: str | None) -> Recipe:
-    tasks = {
-        t: {"checkpoint": str(zoo / t), "statistics": str(zoo / f"{t}.safetensors")} for t in tasks_of(method)
-    }
+    tasks = {t: {"checkpoint": str(zoo / t), "statistics": str(zoo / f"{t}.safetensors")} for t in tasks_of(method)}
     plain = {"base": str(zoo / "base"), "tasks": tasks, "method": method, "parameters": values, "dtype": dtype}
     return Recipe.from_dict(plain)
 

@@ -41,7 +41,7 @@ def test_the_chosen_method_stays_in_the_list() -> None:
 
 def test_methods_that_need_statistics_are_offered_where_there_are_some() -> None:
     methods = [Fake("f", "Fisher", "data", needs_data=("fisher",)), Fake("g", "Gram", "data", needs_data=("gram",))]
-    run = "run `python -m explorer gather RECIPE OUT_DIR` and open its recipe."
+    run = "run `python -m explorer gather RECIPE OUT_DIR` and merge by its recipe."
     assert choices(methods, 2) == []
     assert left_out(methods, 2) == f"Fisher and Gram need statistics that these models do not have; {run}"
     assert choices(methods, 2, measured={"fisher"}) == [("Fisher  ·  needs data", "f")]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 COMMON = ("task_arithmetic", "ties", "weight_average", "consensus", "dare", "breadcrumbs", "tsv_merge", "iso_c")
 NEEDS_STATISTICS = (
-    "statistics that these models do not have; run `python -m explorer gather RECIPE OUT_DIR` and open its recipe."
+    "statistics that these models do not have; run `python -m explorer gather RECIPE OUT_DIR` and merge by its recipe."
 )
 _GROUPS = {
     "elementwise": "weight by weight",

@@ -21,10 +21,10 @@ def add_gather(commands: Any, tasks_folder: Path) -> None:
     command.add_argument("--split", default="tune", help="split to measure on (default tune)")
     command.add_argument(
         "--labels",
-        choices=("sampled", "expected"),
-        default="sampled",
-        help="Fisher values for one label drawn from the model's prediction, or exactly over all labels, which costs "
-        "one backward pass per label (default sampled)",
+        choices=("auto", "expected", "sampled"),
+        default="auto",
+        help="Fisher values averaged exactly over all labels, one backward pass each; or for one label drawn from the "
+        "model's prediction; auto: the first for tasks of at most 32 labels (default auto)",
     )
     command.add_argument("--seed", type=int, default=0, help="chooses the examples and draws the labels (default 0)")
     command.add_argument("--tasks-folder", type=Path, default=tasks_folder, metavar="DIR", help="where tasks lie")

@@ -58,7 +58,7 @@ def gather(
     kinds: Sequence[str] = GIVEN_KINDS,
     examples: int = EXAMPLES,
     split: str = "tune",
-    labels: str = "sampled",
+    labels: str = "auto",
     seed: int = 0,
     device: str | None = None,
     progress: ProgressCallback | None = None,
@@ -124,7 +124,7 @@ def _write_all(
         checkpoint = plan.models.tasks[name]
         measures = _measured(plan, checkpoint, task, meter)
         said = {"task": name, "n": str(measures.examples), "checkpoint": checkpoint.digest, "split": task.split}
-        said |= {"labels": plan.labels, "seed": str(plan.seed), "data": task.digest}
+        said |= {"labels": measures.labels, "seed": str(plan.seed), "data": task.digest}
         with staging.guard(file):
             _write(staging.folder / file, measures.result(), said)
 

@@ -17,8 +17,11 @@ from explorer.evaluation._tokenizer import Tokenizer
 from explorer.evaluation.models import parameters_by_name
 from explorer.seeds import stable_seed
 
-LABELS = ("sampled", "expected")
-"""How Fisher values look at labels: one drawn from the model's own prediction, or the mean over all of them."""
+LABELS = ("auto", "expected", "sampled")
+"""How Fisher values look at labels: the mean over all of them, or one drawn from the model's own prediction."""
+
+MANY_LABELS = 32
+"""With more labels than this, "auto" draws one: the exact mean costs a backward pass for each."""
 
 Inputs = Mapping[str, Tensor]
 
@@ -41,11 +44,12 @@ def single_examples(
 class Measures:
     """Running sums over examples of one model on one task; `result` gives the means.
 
-    `names` are the checkpoint's tensors to measure. Fisher: the mean over examples of (∂ log p(y|x) / ∂θ)², y drawn
-    from the model's prediction p (`labels` "sampled") or averaged over it exactly ("expected": one backward pass per
-    label). That is the Fisher information of the model, not the "empirical" one, which takes the true labels. Gram:
-    XᵀX of the inputs of every linear layer, over all tokens, divided by their number. Tensors that the model does
-    not use, and buffers, have no Fisher values.
+    `names` are the checkpoint's tensors to measure. Fisher: the mean over examples of (∂ log p(y|x) / ∂θ)², averaged
+    exactly over all labels y with the model's prediction p (`labels` "expected": one backward pass per label), or for
+    one y drawn from p ("sampled": one pass, but where the model is sure most draws say nothing); "auto" is the first
+    up to 32 labels. That is the model's Fisher information, not the "empirical" one, which takes the true labels.
+    Gram: XᵀX of the inputs of every linear layer, over all tokens, divided by their number. Tensors that the model
+    does not use, and buffers, have no Fisher values.
     Raises InputError for an unknown kind of labels.
     """
 
@@ -53,7 +57,7 @@ class Measures:
     task: EvaluationTask
     names: Sequence[str]
     kinds: Sequence[str]
-    labels: str = "sampled"
+    labels: str = "auto"
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
@@ -61,6 +65,8 @@ class Measures:
         if self.labels not in LABELS:
             must = f"labels must be one of {', '.join(LABELS)}"
             raise InputError(sentence("gather", must, repr(self.labels), near(self.labels, LABELS)))
+        if self.labels == "auto":
+            self.labels = "expected" if len(self.task.labels) <= MANY_LABELS else "sampled"
         self._parameters = parameters_by_name(self.module, self.names)
         self._head = None if self.task.head is None else self.task.head.to(self.device)
         self._own = list({id(p): p for p in self._parameters.values()}.values())

@@ -42,9 +42,9 @@ def regmean(
     around the weighted average M of the updates: M + Σₜ wₜ (τₜ − M) G̃ₜ (Σₜ wₜ G̃ₜ)⁺, so equal Gram matrices give the
     average itself, also singular ones, and in directions that no task's inputs take the average stays (a plain
     inverse fails there). Off-diagonal entries are multiplied by `off_diagonal_factor`: 1 trusts the sample, 0 gives a
-    weighted average for every input. The paper suggests 0.9, its code uses 0.1 for some models. One task gives that
-    task's model. Weights that do not sum to 1 are divided by their sum everywhere; the published code does so for
-    linear layers only.
+    weighted average for every input; published configurations use 0.9 or 0.1, depending on the model. One task gives
+    that task's model. Weights that do not sum to 1 are divided by their sum everywhere; the published code does so
+    for linear layers only.
     """
     weights = per_task(weight, deltas)
     mean = weighted_sum(deltas, weights / weights.sum())

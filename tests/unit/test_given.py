@@ -16,9 +16,11 @@ from explorer.checkpoints.given import open_given
 from explorer.compute.arena import Arena, arena_bytes
 from explorer.compute.source import StateDictSource
 from explorer.errors import CheckpointError, PathError, RecipeError
+from explorer.exporting import run_recipe
 from explorer.library import merge_state_dicts
 from explorer.opening import open_models
 from explorer.recipe import Recipe
+from explorer.streaming import stream
 from viz.panels.methods import left_out
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -165,6 +167,25 @@ def test_the_page_offers_what_the_models_have(zoo: Path, tmp_path: Path) -> None
     assert bench.measured(made) == frozenset(), "a file that cannot be used is no reason to fail"
     want = "Fisher merging and RegMean need statistics that these models do not have; run `python -m explorer gather"
     assert want in left_out(bench.methods(), 2, measured=bench.measured(recipe_of(zoo)))
+
+
+def test_a_merge_does_not_replace_its_own_statistics(zoo: Path) -> None:
+    folder = zoo / "measured"
+    folder.mkdir()
+    file = write(folder / "colours.statistics.safetensors", sound(zoo))
+    tasks = {"colours": {"checkpoint": str(zoo / "colours"), "statistics": str(file)}}
+    with pytest.raises(RecipeError, match="the output must not replace a model of its own recipe"):
+        run_recipe(recipe_of(zoo, tasks=tasks, method="fisher"), folder, overwrite=True)
+    assert file.exists()
+
+
+def test_a_method_without_its_statistics_shows_a_sentence_and_no_crash(zoo: Path, tmp_path: Path) -> None:
+    bench = make_bench(zoo, tmp_path / "exports")
+    slot = bench.slot("tab")
+    with pytest.raises(RecipeError, match="fisher: every task must have Fisher statistics; got none for colours, num"):
+        list(stream(bench, slot, recipe_of(zoo, method="fisher"), slot.newest()))
+    *_, last = stream(bench, slot, with_files(zoo, method="fisher"), slot.newest())
+    assert last.finished and set(last.scores.tasks) == set(TASKS)
 
 
 def test_statistics_are_no_checkpoints(zoo: Path) -> None:

@@ -33,8 +33,12 @@ class Gathered:
     path: Path
     files: tuple[Path, ...]
     recipe: Path
-    total_bytes: int
     seconds: float
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the statistics files."""
+        return sum(f.stat().st_size for f in self.files)
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,7 @@ def gather(
     finally:
         staging.discard()
     files = tuple(out_dir / name for name in names.values())
-    total = sum(f.stat().st_size for f in files)
-    return Gathered(out_dir, files, out_dir / "recipe.yaml", total, time.perf_counter() - started)
+    return Gathered(out_dir, files, out_dir / "recipe.yaml", time.perf_counter() - started)
 
 
 def _evaluation_tasks(names: Sequence[str], folder: Path, split: str) -> list[EvaluationTask]:

@@ -64,10 +64,15 @@ def fisher(
     values = given["fisher"]
     if values is None:
         return mean
-    factors = (weights.double() / _norms(values, normalize, add, stats.get("norm"))).tolist()
+    factors = weights.double() / _norms(values, normalize, add, stats.get("norm"))
+    return _weighted(deltas, values, mean, factors, per_task(floor, deltas), add)
+
+
+def _weighted(deltas: Tensor, values: Tensor, mean: Tensor, factors: Tensor, floor: Tensor, add: float) -> Tensor:
+    """Σ f_t F_t δ_t / Σ f_t F_t [...], F raised to its floor; the mean where the divisor is 0. In float64."""
     total = torch.zeros(values.shape[1:], dtype=torch.float64, device=values.device)
     update = torch.zeros_like(total)
-    for own, delta, least, factor in zip(values, deltas, per_task(floor, deltas).tolist(), factors, strict=True):
+    for own, delta, least, factor in zip(values, deltas, floor.tolist(), factors.tolist(), strict=True):
         share = own.double().clamp_(min=least).add_(add).mul_(factor)
         total += share
         update += share.mul_(delta)

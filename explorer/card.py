@@ -73,7 +73,10 @@ def _shareable(path: str) -> str:
 
 
 def _shareable_recipe(recipe: Recipe) -> Recipe:
-    tasks = tuple(replace(t, checkpoint=_shareable(t.checkpoint)) for t in recipe.tasks)
+    tasks = tuple(
+        replace(t, checkpoint=_shareable(t.checkpoint), statistics=_shareable(t.statistics) if t.statistics else None)
+        for t in recipe.tasks
+    )
     return replace(recipe, base=_shareable(recipe.base), tasks=tasks)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from explorer.commands import COMMANDS, add_commands
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
+from explorer.gather_command import add_gather, run_gather
 from explorer.recipe import Recipe, hub_parts, model_name
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
     evaluate.add_argument("--split", default="test", help="split to score (default test)")
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
+    add_gather(commands, SAMPLE_TASKS)
     for name, what in CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     add_commands(commands, SAMPLE_TASKS)
@@ -267,6 +269,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "survey": _survey,
     "merge": _merge,
     "evaluate": _evaluate,
+    "gather": lambda arguments: run_gather(arguments, _progress_line),
     **{kind: list_plugins(kind) for kind in CATALOGUES},
     "docs": write_docs,
     **COMMANDS,

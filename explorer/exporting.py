@@ -102,7 +102,8 @@ def write_merge(
 def _spare_inputs(models: OpenModels, out_dir: Path) -> None:
     """Refuse to write over a model that is being read: with `overwrite` it would be gone afterwards."""
     target = out_dir.expanduser().resolve()
-    inputs = [c.path.resolve() for c in (models.base, *models.tasks.values())]
+    measured = (given.file for given in models.given.values())
+    inputs = [c.path.resolve() for c in (models.base, *models.tasks.values(), *measured)]
     held = next((p for p in inputs if p == target or p.is_relative_to(target)), None)
     if held is not None:
         must = "the output must not replace a model of its own recipe"

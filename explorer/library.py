@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from explorer.checkpoints.align import POLICIES, align
+from explorer.checkpoints.given import shape_problem, value_problem
 from explorer.checkpoints.hub import find_cached
 from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.compute.device import pick_device
 from explorer.compute.source import StateDictSource
-from explorer.errors import AlignmentError, InputError, all_problems, near, sentence
+from explorer.errors import AlignmentError, CheckpointError, InputError, all_problems, near, sentence
 from explorer.evaluation import EvaluationTask, evaluate, find_tasks, load_module, load_task
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
 from explorer.exporting import RECIPE_FILE, run_recipe
@@ -40,6 +41,7 @@ def merge_state_dicts(
     seed: int = 0,
     policy: str = "refuse",
     add_ons: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    statistics: Mapping[str, StateDict] | None = None,
     **parameters: Any,
 ) -> dict[str, Tensor] | dict[str, dict[str, Tensor]]:
     """Merge state dicts in memory: the merged state dict, or one per task for methods with one model per task.
@@ -47,8 +49,10 @@ def merge_state_dicts(
     `parameters` are the method's (`python -m explorer methods` lists them); per-task ones take a number or a mapping
     task -> number. `add_ons` are names with their parameters, such as ("lines", {"alpha": 0.1}). `dtype` None
     keeps each tensor's stored dtype; arithmetic is float32 (float64 where inputs are).
-    Integer tensors keep the base's values; so do tensors that do not fit when `policy` is "keep_base". "common_rows"
-    does so too, but merges the common rows of embeddings and heads; rows that only a task has are dropped.
+    `statistics` gives, for methods that need it, task -> {"fisher/NAME" or "gram/NAME": tensor}, as in the files that
+    `python -m explorer gather` writes. Integer tensors keep the base's values; so do tensors that do not fit when
+    `policy` is "keep_base". "common_rows" does so too, but merges the common rows of embeddings and heads; rows that
+    only a task has are dropped.
     Raises AlignmentError, ParameterError, UnknownNameError, RecipeError (number of tasks), CheckpointError (NaN).
     """
     if dtype is not None and dtype not in DTYPES:
@@ -56,7 +60,8 @@ def merge_state_dicts(
             sentence("merge", "dtype must be one of " + ", ".join(DTYPES), repr(dtype), near(dtype, DTYPES))
         )
     names = _aligned(base, tasks, policy)
-    source = StateDictSource(base, _fitted(base, tasks, names), names)
+    measured = _measured(base, names, statistics or {})
+    source = StateDictSource(base, _fitted(base, tasks, names), names, given=measured)
     prepared = prepare(METHODS.get(method), source, parameters, seed=seed, add_ons=add_ons)
     stored = getattr(torch, dtype) if dtype else None
     merged = {name: merge_tensor(prepared, source, name, stored or base[name].dtype) for name in names}
@@ -229,6 +234,19 @@ def _fitted(base: StateDict, tasks: Mapping[str, StateDict], names: Sequence[str
         return read_rows(*parts, right.numel(), 0, left.numel()).reshape(mine.shape)
 
     return {t: {n: fitted(base[n], sd[n]) for n in names} for t, sd in tasks.items()}
+
+
+def _measured(base: StateDict, names: Sequence[str], statistics: Mapping[str, StateDict]) -> Mapping[str, StateDict]:
+    """The statistics, checked. Raises CheckpointError with everything that is wrong with them."""
+    problems = []
+    for task, held in statistics.items():
+        fitting = {k: v for k, v in held.items() if k.split("/", 1)[-1] in names}
+        shapes = {k: tuple(base[k.split("/", 1)[-1]].shape) for k in fitting}
+        found = [shape_problem(k, tuple(v.shape), shapes[k]) or value_problem(k, v) for k, v in fitting.items()]
+        problems += [f"statistics of {task}: {text}" for text in found if text]
+    if problems:
+        raise CheckpointError(all_problems("statistics", problems))
+    return statistics
 
 
 def _misfit(name: str, mine: Tensor, task: str, theirs: Tensor | None) -> str:

@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from explorer.checkpoints import Checkpoint
 from explorer.checkpoints.align import Alignment, align
+from explorer.checkpoints.given import Given, open_given
 from explorer.checkpoints.hub import open_model
 from explorer.checkpoints.source import CheckpointSource
-from explorer.errors import InputError, RecipeError, all_problems, near, sentence
+from explorer.compute.source import GIVEN_KINDS
+from explorer.errors import CheckpointError, InputError, RecipeError, all_problems, near, sentence
 from explorer.merging import METHODS, check_add_ons
 from explorer.params import check_values
 from explorer.recipe import Recipe
 
+T = TypeVar("T")
+SHOWN_PROBLEMS = 10
+
 
 @dataclass(frozen=True)
 class OpenModels:
-    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges under its policy."""
+    """A base and its fine-tunes, aligned; `names` are the tensors that the recipe merges under its policy.
+
+    `given` holds the statistics file of every task that has one.
+    """
 
     base: Checkpoint
     tasks: Mapping[str, Checkpoint]
     alignment: Alignment
     names: tuple[str, ...]
     policy: str = "refuse"
+    given: Mapping[str, Given] = field(default_factory=dict)
 
     @property
     def source(self) -> CheckpointSource:
         """The merged tensors, read lazily from the files."""
-        return CheckpointSource(self.base, self.tasks, self.names)
+        return CheckpointSource(self.base, self.tasks, self.names, given=self.given)
+
+    @property
+    def measured(self) -> frozenset[str]:
+        """The kinds of statistics that every task has of some merged tensor; reads no values."""
+        source = self.source
+        tasks = range(len(source.tasks))
+        every = {k: [any(source.given_bytes(k, t, n) for n in self.names) for t in tasks] for k in GIVEN_KINDS}
+        return frozenset(kind for kind, found in every.items() if all(found))
 
 
 def open_all(
@@ -49,18 +68,24 @@ def _opened(
     base: str | Path, tasks: Mapping[str, str | Path], allowed: Sequence[Path] | None, *, hub: bool
 ) -> tuple[Checkpoint | None, dict[str, Checkpoint], list[InputError]]:
     """What can be opened, and why the rest cannot."""
-    problems: list[InputError] = []
+    open_one = partial(open_model, hub=hub)
+    base_checkpoint, first = _each(open_one, {"": base}, allowed)
+    checkpoints, others = _each(open_one, tasks, allowed)
+    return base_checkpoint.get(""), checkpoints, [*first, *others]
 
-    def opened(path: str | Path) -> Checkpoint | None:
+
+def _each(
+    open_one: Callable[..., T], paths: Mapping[str, str | Path], allowed: Sequence[Path] | None
+) -> tuple[dict[str, T], list[InputError]]:
+    """What can be opened, by name, and why the rest cannot."""
+    opened: dict[str, T] = {}
+    problems: list[InputError] = []
+    for name, path in paths.items():
         try:
-            return open_model(path, allowed=allowed, hub=hub)
+            opened[name] = open_one(path, allowed=allowed)
         except InputError as error:
             problems.append(error)
-            return None
-
-    base_checkpoint = opened(base)
-    checkpoints = {name: opened(path) for name, path in tasks.items()}
-    return base_checkpoint, {name: c for name, c in checkpoints.items() if c is not None}, problems
+    return opened, problems
 
 
 def _raise(who: str, problems: Sequence[InputError]) -> None:
@@ -90,6 +115,8 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None, hub: b
     """
     paths = {t.name: t.checkpoint for t in recipe.tasks}
     base, tasks, problems = _opened(recipe.base, paths, allowed, hub=hub)
+    given, unread = _each(open_given, {t.name: t.statistics for t in recipe.tasks if t.statistics}, allowed)
+    problems += unread
     try:
         check_method(recipe)
     except InputError as error:
@@ -98,7 +125,19 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None, hub: b
     assert base is not None
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
-    return OpenModels(base, tasks, alignment, names, recipe.policy)
+    _check_given(given, tasks, {n: base.info(n).shape for n in names})
+    return OpenModels(base, tasks, alignment, names, recipe.policy, given)
+
+
+def _check_given(
+    given: Mapping[str, Given], tasks: Mapping[str, Checkpoint], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointError with everything that is wrong with statistics files of the merged tensors."""
+    problems = [p for name, g in given.items() for p in g.problems(f"statistics of {name}", shapes, tasks[name])]
+    if problems:
+        shown = problems[:SHOWN_PROBLEMS]
+        more = [f"and {len(problems) - SHOWN_PROBLEMS} more"] if len(problems) > SHOWN_PROBLEMS else []
+        raise CheckpointError(all_problems("statistics", [*shown, *more]))
 
 
 def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:

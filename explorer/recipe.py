@@ -34,11 +34,20 @@ _KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task of a merge: its checkpoint, and the parameters that are its own (such as `scale`)."""
+    """One task of a merge: its checkpoint, and the parameters that are its own (such as `scale`).
+
+    `statistics` is the path of what was measured on the task's data, for methods that need it.
+    """
 
     name: str
     checkpoint: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    statistics: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as plain values."""
+        paths = {"checkpoint": self.checkpoint, **({"statistics": self.statistics} if self.statistics else {})}
+        return {**paths, **self.parameters}
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, in reading order; defaults that say nothing are left out."""
-        tasks = {t.name: {"checkpoint": t.checkpoint, **t.parameters} for t in self.tasks}
+        tasks = {t.name: t.to_dict() for t in self.tasks}
         plain: dict[str, Any] = {"schema": SCHEMA, "base": self.base, "tasks": tasks, "method": self.method}
         plain["parameters"] = dict(self.parameters)
         if self.add_ons:
@@ -187,8 +196,8 @@ def model_name(path: str) -> str:
 def _entry(name: str, entry: Any) -> TaskEntry:
     if isinstance(entry, str):
         return TaskEntry(name, entry)
-    own = {k: v for k, v in entry.items() if k != "checkpoint"}
-    return TaskEntry(name, entry["checkpoint"], own)
+    own = {k: v for k, v in entry.items() if k not in ("checkpoint", "statistics")}
+    return TaskEntry(name, entry["checkpoint"], own, entry.get("statistics"))
 
 
 def _add_on(entry: Any) -> tuple[str, Mapping[str, Any]]:
@@ -256,4 +265,8 @@ def _task_problems(tasks: Any, source: str) -> list[str]:
             problems.append(
                 sentence(source, f"task {name} must have a checkpoint", repr(entry), "Add `checkpoint: path`.")
             )
+        measured = entry.get("statistics") if isinstance(entry, dict) else None
+        if measured is not None and not (isinstance(measured, str) and measured):
+            must = f"statistics of task {name} must be the path of a file"
+            problems.append(sentence(source, must, repr(measured), "Write `statistics: path`, or leave the line out."))
     return problems

@@ -96,7 +96,7 @@ class Workbench:
             slot.free()
 
     def _models_key(self, recipe: Recipe) -> str:
-        chosen = [(t.name, t.checkpoint) for t in recipe.tasks]
+        chosen = [(t.name, t.checkpoint, t.statistics) for t in recipe.tasks]
         return digest_of(recipe.base, chosen, recipe.policy, recipe.include, recipe.exclude)
 
     def models(self, recipe: Recipe) -> OpenModels:
@@ -127,6 +127,13 @@ class Workbench:
     def methods(self) -> tuple[Method, ...]:
         """Every merge method."""
         return tuple(METHODS)
+
+    def measured(self, recipe: Recipe) -> frozenset[str]:
+        """The kinds of statistics that every task of the recipe has; none where its files cannot be read."""
+        if all(t.statistics for t in recipe.tasks):
+            with contextlib.suppress(InputError):
+                return self.models(recipe).measured
+        return frozenset()
 
     def inspect(self, recipe: Recipe) -> Inspection:
         """What the models hold and how they differ from the base."""

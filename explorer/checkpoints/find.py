@@ -10,6 +10,7 @@ MAX_DEPTH = 3
 MAX_FOUND = 200
 _MAX_ENTRIES = 20_000
 _INDEXES = (".safetensors.index.json", ".bin.index.json")
+_NO_WEIGHTS = ".statistics.safetensors"
 
 
 def find_checkpoints(root: str | Path, *, limit: int = MAX_FOUND) -> list[Path]:
@@ -17,7 +18,8 @@ def find_checkpoints(root: str | Path, *, limit: int = MAX_FOUND) -> list[Path]:
 
     A folder counts once, whatever its shards: it holds model.safetensors, an index of shards, or a config.json
     beside weight files. Elsewhere each weight file counts. Left out: hidden entries, links to folders, files that
-    really lie outside `root`, what training keeps beside weights, and evaluation tasks (folders with a task.json).
+    really lie outside `root`, what training keeps beside weights, what `gather` measured, and evaluation tasks (folders
+    with a task.json).
     A `root` that cannot be read gives an empty list.
     """
     root = Path(root).absolute()
@@ -43,6 +45,7 @@ def _in_folder(folder: Path, entries: list[Path], root: Path) -> list[Path]:
         return []
     real_root = root.resolve()
     weights = [p for p in entries if (p.suffix == ".safetensors" or is_pickled(p.name)) and p.is_file()]
+    weights = [p for p in weights if not p.name.endswith(_NO_WEIGHTS)]
     weights = [p for p in weights if p.resolve().is_relative_to(real_root) and not p.name.startswith("adapter_model")]
     if not weights:
         return []

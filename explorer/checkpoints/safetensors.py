@@ -50,6 +50,19 @@ def read_header(stamp: FileStamp) -> list[Entry]:
     Raises CheckpointError when the file is truncated, its header is no safetensors header, or the header claims
     other bytes than the file has.
     """
+    header, data_start = _header(stamp)
+    header.pop("__metadata__", None)
+    return _entries(str(stamp.path), header, data_start=data_start, size_bytes=stamp.size_bytes)
+
+
+def read_metadata(stamp: FileStamp) -> dict[str, str]:
+    """The text values in a safetensors file's header. Raises CheckpointError as `read_header`."""
+    said = _header(stamp)[0].get("__metadata__")
+    return {str(k): str(v) for k, v in said.items()} if isinstance(said, dict) else {}
+
+
+def _header(stamp: FileStamp) -> tuple[dict[str, Any], int]:
+    """The header's JSON object, and the offset at which the tensors' bytes begin."""
     who = str(stamp.path)
     length = bytearray(8)
     if stamp.size_bytes < 8:
@@ -66,7 +79,7 @@ def read_header(stamp: FileStamp) -> list[Entry]:
         raise CheckpointError(sentence(who, must, f"{stamp.size_bytes - 8} bytes", "It is truncated. " + _AGAIN))
     text = bytearray(header_bytes)
     read_into(stamp, 8, memoryview(text), who="header")
-    return _entries(who, _parse(who, bytes(text)), data_start=8 + header_bytes, size_bytes=stamp.size_bytes)
+    return _parse(who, bytes(text)), 8 + header_bytes
 
 
 def _refuse_pointer(who: str, first: bytes) -> None:
@@ -90,7 +103,6 @@ def _parse(who: str, text: bytes) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:120]
         must = "a safetensors header must be a JSON object"
         raise CheckpointError(sentence(who, must, f"no such thing ({reason})", _AGAIN)) from error
-    header.pop("__metadata__", None)
     return header
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from explorer.checkpoints.given import Given
 from explorer.checkpoints.handle import Checkpoint
 from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.errors import AlignmentError, all_problems, sentence
@@ -18,15 +19,24 @@ class CheckpointSource:
 
     `names` must be aligned (see `align`): float tensors of the base's shape, but for the number of rows of embeddings
     and output heads: rows beyond the base's are left out, rows that a task lacks are the base's own.
+    `given` holds the statistics file of each task that has one.
     Raises AlignmentError naming every tensor that is not.
     """
 
-    def __init__(self, base: Checkpoint, tasks: Mapping[str, Checkpoint], names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        base: Checkpoint,
+        tasks: Mapping[str, Checkpoint],
+        names: Sequence[str],
+        *,
+        given: Mapping[str, Given] | None = None,
+    ) -> None:
         self.tasks = tuple(tasks)
         self.names = tuple(sorted(names))
         self.device = torch.device("cpu")
         self._base = base
         self._tasks = tuple(tasks.values())
+        self._given = tuple((given or {}).get(task) for task in tasks)
         self._check()
 
     def _check(self) -> None:
@@ -49,7 +59,8 @@ class CheckpointSource:
     def digest(self) -> str:
         """Changes with the files' content, the tasks' names or order, or the tensors; reads the files once."""
         parts = [f"{task}={c.digest}" for task, c in zip(self.tasks, self._tasks, strict=True)]
-        return digest_of("checkpoints", self._base.digest, *parts, *self.names)
+        files = [f"{task}={g.digest}" for task, g in zip(self.tasks, self._given, strict=True) if g]
+        return digest_of("checkpoints", self._base.digest, *parts, *self.names, *(["given", *files] if files else []))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor."""
@@ -76,6 +87,16 @@ class CheckpointSource:
             start,
             stop,
         )
+
+    def given(self, kind: str, index: int, name: str) -> Tensor | None:
+        """A statistic of θ_t for one tensor, read from its statistics file, or None."""
+        held = self._given[index]
+        return held.read(kind, name) if held else None
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        """Size of what `given` would return; 0 for None."""
+        held = self._given[index]
+        return held.size_bytes(kind, name) if held else 0
 
 
 def _fits(name: str, base: tuple[int, ...], task: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from explorer.compute.source import Source, numel
+from explorer.compute.source import GIVEN_KINDS, Source, numel
 
 _ALIGN_BYTES = 64
 """Tensors begin at multiples of this, as torch allocates them, so matrix products take the same path."""
@@ -63,8 +63,8 @@ class Row:
 class Arena:
     """A source whose base and tasks are resident on one device: the same protocol, the same bits.
 
-    Every model lies in one contiguous buffer per stored dtype. The digest is the source's, so statistics that were
-    computed from files are valid for the arena too.
+    Every model lies in one contiguous buffer per stored dtype; what was measured on data lies beside it. The digest is
+    the source's, so statistics that were computed from files are valid for the arena too.
     """
 
     def __init__(self, source: Source, device: torch.device | str = "cpu") -> None:
@@ -82,6 +82,13 @@ class Arena:
             self._base.flat(name).copy_(source.base(name, 0, self._sizes[name]))
             for index, row in enumerate(self._tasks):
                 row.flat(name).copy_(source.task(index, name, 0, self._sizes[name]))
+        self._given = {
+            (kind, index, name): held.to(self.device)
+            for kind in GIVEN_KINDS
+            for index in range(len(self.tasks))
+            for name in self.names
+            if (held := source.given(kind, index, name)) is not None
+        }
 
     def _row(self, dtypes: Mapping[str, torch.dtype]) -> Row:
         return Row(self._shapes, dtypes, self.device)
@@ -102,6 +109,15 @@ class Arena:
         """Flat slice of θ_t; a view, not to be written to."""
         return self._tasks[index].flat(name)[start:stop]
 
+    def given(self, kind: str, index: int, name: str) -> Tensor | None:
+        """A statistic of θ_t for one tensor, not to be written to, or None."""
+        return self._given.get((kind, index, name))
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        """Size of what `given` would return; 0 for None."""
+        held = self.given(kind, index, name)
+        return 0 if held is None else held.nbytes
+
     def merged_row(self, dtype: torch.dtype | None = None) -> Row:
         """A new row for merged weights, filled with the base; None keeps each tensor's stored dtype."""
         row = self._row({n: dtype or self.dtype(n) for n in self.names})
@@ -111,8 +127,10 @@ class Arena:
 
     @property
     def resident_bytes(self) -> int:
-        """Memory of base and tasks, without merged rows."""
-        return sum(row.resident_bytes for row in [self._base, *self._tasks])
+        """Memory of base, tasks and what was measured on their data, without merged rows."""
+        return sum(row.resident_bytes for row in [self._base, *self._tasks]) + sum(
+            g.nbytes for g in self._given.values()
+        )
 
 
 def arena_bytes(source: Source, rows: Sequence[torch.dtype | None] = ()) -> int:
@@ -122,4 +140,5 @@ def arena_bytes(source: Source, rows: Sequence[torch.dtype | None] = ()) -> int:
         size, own = numel(source, name), source.dtype(name).itemsize
         tasks = sum(source.task(t, name, 0, 0).dtype.itemsize for t in range(len(source.tasks)))
         total += size * (own + tasks + sum(r.itemsize if r else own for r in rows))
+        total += sum(source.given_bytes(kind, t, name) for kind in GIVEN_KINDS for t in range(len(source.tasks)))
     return total

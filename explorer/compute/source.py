@@ -16,6 +16,9 @@ from torch import Tensor
 CHUNK_ELEMENTS = 1 << 18
 """Elements of one chunk: T = 8 float32 deltas of it are 8 MiB, about a second-level cache."""
 
+GIVEN_KINDS = ("fisher", "gram")
+"""What a source may hold beside weights, measured on each task's data: F_t of a tensor, and X_tᵀX_t of its inputs."""
+
 
 class Source(Protocol):
     """Aligned tensors of a base and T tasks."""
@@ -43,6 +46,14 @@ class Source(Protocol):
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice [stop - start] of θ_t, stored dtype."""
+        ...
+
+    def given(self, kind: str, index: int, name: str) -> Tensor | None:
+        """A statistic of θ_t on its own data for one tensor, or None: "fisher" [*shape], "gram" [in, in]."""
+        ...
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        """Size of what `given` would return, 0 for None; reads no values."""
         ...
 
 
@@ -92,13 +103,18 @@ def deltas(source: Source, chunk: Chunk) -> Tensor:
 
 
 class StateDictSource:
-    """State dicts in memory as a source. `names` must be aligned: same shape everywhere, floating point."""
+    """State dicts in memory as a source. `names` must be aligned: same shape everywhere, floating point.
+
+    `given`: task -> what was measured on its data, under the keys of a statistics file (`fisher/NAME`, `gram/NAME`).
+    """
 
     def __init__(
         self,
         base: Mapping[str, Tensor],
         tasks: Mapping[str, Mapping[str, Tensor]],
         names: Sequence[str] | None = None,
+        *,
+        given: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.tasks = tuple(tasks)
         self.names = tuple(sorted(names if names is not None else base))
@@ -106,6 +122,7 @@ class StateDictSource:
         self._base = {n: base[n].detach().reshape(-1) for n in self.names}
         self._shapes = {n: tuple(base[n].shape) for n in self.names}
         self._tasks = [{n: sd[n].detach().reshape(-1) for n in self.names} for sd in tasks.values()]
+        self._given = [dict((given or {}).get(task, {})) for task in tasks]
         self.digest = f"memory-{id(self):x}"
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -123,3 +140,12 @@ class StateDictSource:
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice of θ_t."""
         return self._tasks[index][name][start:stop]
+
+    def given(self, kind: str, index: int, name: str) -> Tensor | None:
+        """A statistic of θ_t for one tensor, or None."""
+        return self._given[index].get(f"{kind}/{name}")
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        """Size of what `given` would return; 0 for None."""
+        held = self.given(kind, index, name)
+        return 0 if held is None else held.nbytes

@@ -6,7 +6,7 @@ A live merge rewrites its row in place and runs the same module again: the modul
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +106,13 @@ def bind(module: nn.Module, views: Mapping[str, Tensor]) -> tuple[str, ...]:
     for name, tensor in chosen.items():
         _assign(module, name, parameters[id(tensor)] if isinstance(state[name], nn.Parameter) else tensor)
     return tuple(sorted(set(views) - set(found.values())))
+
+
+def parameters_by_name(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
+    """The module's parameters under a checkpoint's names; names that it has no use for, and buffers, are left out."""
+    state = module.state_dict(keep_vars=True)
+    found = _resolve(module, state, dict.fromkeys(names))
+    return {given: state[own] for own, given in found.items() if isinstance(state[own], nn.Parameter)}
 
 
 def load_module(

@@ -7,7 +7,8 @@ The function gets `deltas` [T, n] of one chunk ([T, *shape] for granularity tens
 task vector with the scale applied: [n], or [T, n] for output "per_task". Per-task parameters arrive as tensors [T] in
 the dtype of `deltas`. These keyword-only arguments, where a function has them, come from the runner and not from a
 person: `stats` (what `prepare` returned, for this tensor), `base` (θ_0 of the chunk), `seeds` (one per task),
-`offset` (where the chunk begins in its flat tensor), `name` (of the tensor).
+`offset` (where the chunk begins in its flat tensor), `name` (of the tensor), `given` (for a method that declares
+`needs_data`: each kind's statistics of this tensor for all tasks, [T, ...], or None where no task has any).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from explorer.compute.source import GIVEN_KINDS
 from explorer.params import Spec, specs_of
 from explorer.registry import Registry
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 GRANULARITIES = ("elementwise", "elementwise+threshold", "tensor", "matrix", "data")
 OUTPUTS = ("single", "per_task")
-SUPPLIED = ("stats", "base", "seeds", "offset", "name")
+SUPPLIED = ("stats", "base", "seeds", "offset", "name", "given")
 
 Stat = Tensor | dict[str, Tensor]
 """One statistic: the same for the whole model, or one per tensor name."""
@@ -42,7 +44,7 @@ class Method:
 
     `stochastic` methods take `seeds`, and see whole tensors or draw by position (`offset`); or they draw in `prepare`.
     `order_sensitive` methods get the tasks in the order given; all others in name order, so the order of a recipe
-    cannot change a bit.
+    cannot change a bit. `needs_data` names what must be measured on every task's data first: "fisher", "gram".
     """
 
     name: str
@@ -62,6 +64,7 @@ class Method:
     max_tasks: int | None = None
     other_tensors: str = ""
     needs: tuple[str, ...] = ()
+    needs_data: tuple[str, ...] = ()
     prepare_function: Prepare | None = field(default=None, repr=False)
 
     def __call__(self, deltas: Tensor, **parameters: Any) -> Tensor:
@@ -92,7 +95,7 @@ class Method:
     def describe(self) -> dict[str, Any]:
         """The method as plain values, for `--json` and the docs."""
         texts = ("name", "title", "paper", "summary", "granularity", "output", "formula", "when", "when_not")
-        flags = ("stochastic", "order_sensitive", "needs_base", "min_tasks", "max_tasks", "other_tensors")
+        flags = ("stochastic", "order_sensitive", "needs_base", "needs_data", "min_tasks", "max_tasks", "other_tensors")
         plain = {key: getattr(self, key) for key in (*texts, *flags)}
         return {**plain, "parameters": [spec.describe() for spec in self.specs]}
 
@@ -122,6 +125,7 @@ def method(
     min_tasks: int = 1,
     max_tasks: int | None = None,
     other_tensors: str = "",
+    needs_data: tuple[str, ...] = (),
     registry: Registry[Method] = METHODS,
 ) -> Callable[[Callable[..., Tensor]], Method]:
     """Register a function as a merge method; the name is the function's.
@@ -145,6 +149,7 @@ def method(
             min_tasks=min_tasks,
             max_tasks=max_tasks,
             other_tensors=other_tensors,
+            needs_data=needs_data,
         )
         faults = _faults(made)
         if faults:
@@ -188,6 +193,10 @@ def _faults(made: Method) -> list[str]:
         faults.append("other_tensors must say what happens to tensors that are no matrices")
     if "seeds" in made.needs and "offset" not in made.needs and not made.whole_tensors:
         faults.append("draws must see whole tensors or take offset, or they would depend on the chunks")
+    if not set(made.needs_data) <= set(GIVEN_KINDS):
+        faults.append(f"needs_data must be of {', '.join(GIVEN_KINDS)}; got {', '.join(made.needs_data)}")
+    if len({made.granularity == "data", bool(made.needs_data), "given" in made.needs}) > 1:
+        faults.append("granularity data, needs_data and the argument given go together")
     if made.min_tasks < 1 or (made.max_tasks is not None and made.max_tasks < made.min_tasks):
         faults.append(f"min_tasks must be in 1 … max_tasks; got {made.min_tasks} and {made.max_tasks}")
     first = next(iter(inspect.signature(made.function).parameters), None)

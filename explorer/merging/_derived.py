@@ -27,7 +27,7 @@ class _Derived:
 
     source: Source
     function: Derive
-    given: Mapping[str, Stat]
+    stats: Mapping[str, Stat]
     side: int
     tasks: tuple[str, ...]
     names: tuple[str, ...]
@@ -44,8 +44,14 @@ class _Derived:
         return torch.zeros(1, dtype=self.dtype(name), device=self.device).expand(stop - start)
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        values = self.function(deltas(self.source, Chunk(name, start, stop)), at(self.given, name), index)
+        values = self.function(deltas(self.source, Chunk(name, start, stop)), at(self.stats, name), index)
         return (values * self.side).clamp_(min=0)
+
+    def given(self, kind: str, index: int, name: str) -> None:
+        return None
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        return 0
 
 
 def values_at(

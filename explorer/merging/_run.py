@@ -17,7 +17,7 @@ from explorer.errors import InputError, RecipeError, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging._add_ons import PreparedAddOn, prepare_add_ons
 from explorer.merging._api import METHODS, Method, Stat
-from explorer.merging._inputs import locate_non_finite, ordered, require_finite_base
+from explorer.merging._inputs import given_at, locate_non_finite, ordered, require_finite_base, require_given
 from explorer.merging._statistics import Statistics, at, statistics
 from explorer.params import check_values
 from explorer.seeds import stable_seed
@@ -68,6 +68,7 @@ def prepare(
     tasks = tuple(source.tasks)
     _require_tasks(chosen, tasks)
     values = check_values(chosen.specs, parameters or {}, who=chosen.name, tasks=tasks)
+    require_given(chosen.name, source, chosen.needs_data)
     order = range(len(tasks)) if chosen.order_sensitive else sorted(range(len(tasks)), key=tasks.__getitem__)
     view = ordered(source, tuple(order))
     plain = {s.name: _per_task(values[s.name], view.tasks) if s.per_task else values[s.name] for s in chosen.specs}
@@ -161,6 +162,8 @@ def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor
         arguments["offset"] = chunk.start
     if "name" in method.needs:
         arguments["name"] = chunk.name
+    if "given" in method.needs:
+        arguments["given"] = given_at(view, method.needs_data, chunk.name)
     if method.whole_tensors:
         shape = view.shape(chunk.name)
         task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)

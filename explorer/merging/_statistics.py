@@ -143,6 +143,19 @@ class Statistics:
 
         return self._kept(("sum", scope, key), compute)
 
+    def given_squares(self, kind: str) -> Tensor:
+        """Sum over the model of the squares of what was measured on each task's data, [T] float64."""
+
+        def one(task: int) -> Tensor:
+            total = torch.zeros((), dtype=torch.float64, device=self.source.device)
+            for name in self.source.names:
+                if (held := self.source.given(kind, task, name)) is not None:
+                    total += held.double().square().sum()
+            return total
+
+        tasks = range(len(self.source.tasks))
+        return self._kept(("sum", "given", kind), lambda: torch.stack([one(t) for t in tasks]))
+
     def _histogram(self, values: select.Scan, task: int) -> select.Histogram:
         make = lambda: select.magnitude_histogram(values)  # noqa: E731
         key = self._key("histogram", self.source.tasks[task])

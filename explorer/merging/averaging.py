@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from explorer.errors import ParameterError, sentence
 from explorer.merging._api import Stat, method, per_task
+from explorer.merging._inputs import require_some_weight
 from explorer.merging._parts import task_sum, weighted_sum
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, PerTask, Range
@@ -49,9 +49,8 @@ def weight_average(
 
 @weight_average.prepare
 def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Stat]:
-    if parameters["normalize"] and sum(parameters["weight"]) == 0:
-        must = "weight must be above 0 for at least one task"
-        raise ParameterError(sentence("weight_average", must, "0 for all", "Raise one of them."))
+    if parameters["normalize"]:
+        require_some_weight("weight_average", parameters["weight"])
     return {}
 
 

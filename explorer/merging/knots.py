@@ -156,3 +156,11 @@ class Rotated:
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice of one rotated task vector."""
         return self._rows(name)[index].reshape(-1)[start:stop]
+
+    def given(self, kind: str, index: int, name: str) -> None:
+        """Nothing: what was measured belongs to unrotated weights."""
+        return None
+
+    def given_bytes(self, kind: str, index: int, name: str) -> int:
+        """No bytes."""
+        return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from given_zoo import source_with
 from torch import Tensor
 
 from explorer.compute.source import StateDictSource
@@ -52,6 +53,6 @@ def make_source() -> SourceMaker:
         tasks: int = 3, dtype: torch.dtype = torch.float32, *, dyadic: bool = False, names: str = "abcdefgh"
     ) -> StateDictSource:
         base, tuned = models(tasks, dtype, dyadic=dyadic)
-        return StateDictSource(base, dict(zip(names, tuned, strict=False)))
+        return source_with(base, dict(zip(names, tuned, strict=False)))
 
     return make

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from given_zoo import source_with
 from torch import Tensor
 
 from explorer.compute.arena import Arena
-from explorer.compute.source import StateDictSource
 from explorer.errors import CheckpointError, ParameterError, RecipeError
 from explorer.executor import SerialExecutor, ThreadExecutor
 from explorer.merging import METHODS, Method, merge_into, merge_tensor, prepare
@@ -25,8 +25,13 @@ NOT_REBUILT = {
     "pcb": "the weakest scores are always mapped to 0",
     "arcee_fusion": "only outliers are copied",
 }
-ROUNDED = {m.name for m in ALL if m.granularity == "matrix"} | {"karcher", "model_stock", "multislerp", "reversible"}
-"""Lengths, angles and singular vectors are rounded even where sums are exact."""
+ROUNDED = {m.name for m in ALL if m.granularity in ("matrix", "data")} | {
+    "karcher",
+    "model_stock",
+    "multislerp",
+    "reversible",
+}
+"""Lengths, angles, singular vectors and quotients are rounded even where sums are exact."""
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -98,7 +103,7 @@ def test_order_of_the_tasks_changes_no_bit(method: Method, make_source: Any) -> 
         t: {n: source.task(i, n, 0, 10**9).view(source.shape(n)) for n in source.names} for i, t in enumerate("abcd")
     }
     base = {n: source.base(n, 0, 10**9).view(source.shape(n)) for n in source.names}
-    turned = StateDictSource(base, {t: state[t] for t in "cadb"})
+    turned = source_with(base, {t: state[t] for t in "cadb"}, dict(zip("abcd", range(4), strict=True)))
     straight = merged(method, source, values)
     other = merged(method, turned, values)
     if method.output == "per_task":
@@ -123,7 +128,7 @@ def test_names_of_the_tasks_do_not_matter_where_sums_are_exact(method: Method, m
 def test_tasks_equal_to_the_base_give_the_base(method: Method, make_source: Any) -> None:
     model = make_source(1)
     state = {n: model.base(n, 0, 10**9).view(model.shape(n)) for n in model.names}
-    source = StateDictSource(state, {t: state for t in "ab"[: fitting(method, 2)]})
+    source = source_with(state, {t: state for t in "ab"[: fitting(method, 2)]})
     assert same(merged(method, source), base_of(method, source))
 
 
@@ -184,7 +189,7 @@ def test_values_that_are_no_numbers_are_named(method: Method, value: float, wher
 def test_finite_values_whose_sum_overflows_are_merged(method: Method) -> None:
     base = {"w": torch.zeros(4)}
     task = {"w": torch.tensor([3e38, 3e38, -1.0, 0.0])}
-    source = StateDictSource(base, {t: task if t == "a" else base for t in "ab"[: fitting(method, 1)]})
+    source = source_with(base, {t: task if t == "a" else base for t in "ab"[: fitting(method, 1)]})
     assert bool(torch.isfinite(merged(method, source)[0]).all())
 
 
@@ -193,7 +198,7 @@ def test_votes_that_cancel_exactly_give_finite_weights(method: Method) -> None:
     base = {"w": torch.tensor([1.0, -0.0, 2.0])}
     up, down = {"w": base["w"] + 0.5}, {"w": base["w"] - 0.5}
     tasks = dict(list({"a": up, "b": down}.items())[: fitting(method, 2)])
-    out = merged(method, StateDictSource(base, tasks))
+    out = merged(method, source_with(base, tasks))
     assert all(bool(torch.isfinite(t).all()) for t in out)
 
 

@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "test_golden_add_ons": ("lines.",),
     "test_golden_matching": ("rebasin.",),
     "test_golden_metrics": ("metric.", "weight_disentanglement."),
+    "test_golden_data": ("fisher.", "regmean."),
 }
 """Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}

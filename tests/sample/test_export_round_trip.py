@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from workbench_zoo import TASKS, make_bench, make_models, recipe_of, write_recipe
 
 from explorer.cli import main
+from explorer.gathering import gather
 from explorer.merging import METHODS
 from explorer.recipe import Recipe, TaskEntry
 from explorer.samples import FOLDER, sample_recipe
@@ -26,7 +27,14 @@ METHOD_NAMES = METHODS.names()
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_models(tmp_path_factory.mktemp("zoo"))
+    """Models with tasks of their names, and what methods need that are given statistics."""
+    folder = make_models(tmp_path_factory.mktemp("zoo"))
+    gather(recipe_of(folder), folder / "measured", tasks_folder=folder / "tasks", split="test", examples=8)
+    return folder
+
+
+def entry(zoo: Path, task: str) -> dict[str, str]:
+    return {"checkpoint": str(zoo / task), "statistics": str(zoo / "measured" / f"{task}.statistics.safetensors")}
 
 
 def shown(bench: Workbench, recipe: Recipe) -> dict[str, tuple[float, float]]:
@@ -51,7 +59,7 @@ def test_page_folder_and_recipe_score_the_same(
     zoo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, dtype: str | None
 ) -> None:
     names = TASKS[: METHODS.get(method).max_tasks or len(TASKS)]
-    recipe = recipe_of(zoo, method=method, dtype=dtype, tasks={t: str(zoo / t) for t in names})
+    recipe = recipe_of(zoo, method=method, dtype=dtype, tasks={t: entry(zoo, t) for t in names})
     page = shown(make_bench(zoo, tmp_path / "exports"), recipe)
     file = write_recipe(tmp_path / "recipe.yaml", recipe)
     assert main(["merge", str(file), str(tmp_path / "out")]) == 0

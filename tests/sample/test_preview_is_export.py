@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
@@ -46,7 +46,17 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             tuned = BertModel(config)
             tuned.load_state_dict({n: t.float() + 0.1 * torch.randn(t.shape) for n, t in base.state_dict().items()})
             (tuned.bfloat16() if number == 2 else tuned).save_pretrained(folder / name)
+            save_file(statistics(tuned.state_dict(), number), folder / f"{name}.safetensors")
     return folder
+
+
+def statistics(state: StateDict, seed: int) -> StateDict:
+    """Made-up Fisher values of every tensor and Gram matrices of every linear layer."""
+    generator = torch.Generator().manual_seed(seed)
+    fisher = {f"fisher/{n}": torch.rand(t.shape, generator=generator) for n, t in state.items()}
+    layers = {n: t for n, t in state.items() if t.dim() == 2 and "embeddings" not in n}
+    inputs = {n: torch.randn(50, t.shape[1], generator=generator) for n, t in layers.items()}
+    return {**fisher, **{f"gram/{n}": x.T @ x for n, x in inputs.items()}}
 
 
 def tasks_of(method: str) -> tuple[str, ...]:
@@ -55,7 +65,7 @@ def tasks_of(method: str) -> tuple[str, ...]:
 
 
 def recipe(zoo: Path, method: str, values: dict[str, Any], dtype: str | None) -> Recipe:
-    tasks = {t: {"checkpoint": str(zoo / t)} for t in tasks_of(method)}
+    tasks = {t: {"checkpoint": str(zoo / t), "statistics": str(zoo / f"{t}.safetensors")} for t in tasks_of(method)}
     plain = {"base": str(zoo / "base"), "tasks": tasks, "method": method, "parameters": values, "dtype": dtype}
     return Recipe.from_dict(plain)
 
@@ -99,7 +109,9 @@ def check(zoo: Path, made: Recipe, live: LiveModel, out: Path) -> None:
     export = run_recipe(made, out)
     names = made.task_names
     base, tasks = state_dicts(zoo, names)
-    library = merge_state_dicts(base, tasks, made.method, dtype=made.dtype, add_ons=made.add_ons, **made.values())
+    measured = {t: load_file(zoo / f"{t}.safetensors") for t in names}
+    values = {"dtype": made.dtype, "statistics": measured, "add_ons": made.add_ons, **made.values()}
+    library = merge_state_dicts(base, tasks, made.method, **values)
     several = METHODS.get(made.method).output == "per_task"
     assert export.folders == (tuple(out / t for t in names) if several else (out,))
     assert export.total_bytes == sum(f.stat().st_size for f in out.rglob("*") if f.is_file())

@@ -45,8 +45,7 @@ class MergePlace:
         method = bench.method(recipe.method)
         with gr.Row(equal_height=False, elem_id="merge-place"):
             with gr.Column(scale=2, min_width=330):
-                offered = choices(bench.methods(), len(recipe.tasks), recipe.method)
-                self.method = gr.Dropdown(offered, value=recipe.method, label="Method", elem_id="method")
+                self.method = gr.Dropdown(self._offered(recipe), value=recipe.method, label="Method", elem_id="method")
                 self.about = gr.HTML(self.describe(recipe), padding=False)
                 gr.Markdown("### Mixer")
                 self.mixer = Mixer(show_mixer(recipe, method.specs), elem_id="mixer")
@@ -60,10 +59,15 @@ class MergePlace:
         self.outputs = [self.headline, self.problem, self.scores, self.trail]
         self.settings = [self.mixer, self.controls, self.method]
 
+    def _offered(self, recipe: Recipe) -> list[tuple[str, str]]:
+        """The methods that fit the recipe's models, and the one that is chosen."""
+        measured = self.bench.measured(recipe)
+        return choices(self.bench.methods(), len(recipe.tasks), recipe.method, measured=measured)
+
     def describe(self, recipe: Recipe) -> str:
         """When to use the method and when not, its formula and paper, and which methods do not fit these models."""
         m = self.bench.method(recipe.method)
-        away = left_out(self.bench.methods(), len(recipe.tasks))
+        away = left_out(self.bench.methods(), len(recipe.tasks), measured=self.bench.measured(recipe))
         esc = words.escape
         return (
             f'<div class="explorer-about"><p>{esc(m.summary)}</p><p><b>Use it</b> {esc(_lower(m.when))} '
@@ -77,7 +81,7 @@ class MergePlace:
         return [
             show_mixer(recipe, method.specs, mixer),
             show_controls(recipe, method.title, method.specs),
-            gr.update(choices=choices(self.bench.methods(), len(recipe.tasks), recipe.method), value=recipe.method),
+            gr.update(choices=self._offered(recipe), value=recipe.method),
             self.describe(recipe),
         ]
 

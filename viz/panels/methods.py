@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 COMMON = ("task_arithmetic", "ties", "weight_average", "consensus", "dare", "breadcrumbs", "tsv_merge", "iso_c")
+NEEDS_STATISTICS = (
+    "statistics that these models do not have; run `python -m explorer gather RECIPE OUT_DIR` and merge by its recipe."
+)
 _GROUPS = {
     "elementwise": "weight by weight",
     "elementwise+threshold": "weight by weight",
@@ -24,6 +27,7 @@ class Listed(Protocol):
     output: str
     min_tasks: int
     max_tasks: int | None
+    needs_data: tuple[str, ...]
 
 
 def group_of(method: Listed) -> str:
@@ -33,13 +37,16 @@ def group_of(method: Listed) -> str:
     return "often used" if method.name in COMMON else _GROUPS[method.granularity]
 
 
-def choices(methods: Sequence[Listed], tasks: int, keep: str = "") -> list[tuple[str, str]]:
-    """(label, name) of the methods that take so many tasks, the often used first, then group by group.
+def choices(
+    methods: Sequence[Listed], tasks: int, keep: str = "", *, measured: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """(label, name) of the methods that fit the models, the often used first, then group by group.
 
-    `keep` stays in the list even when it does not fit: it is the one that is chosen now.
+    `measured` names the statistics that every task has. `keep` stays in the list even when it does not fit: it is the
+    one that is chosen now.
     """
     order = ["often used", *dict.fromkeys(_GROUPS.values()), "one model per task"]
-    fitting = [m for m in methods if fits(m, tasks) or m.name == keep]
+    fitting = [m for m in methods if (fits(m, tasks) and not lacking(m, measured)) or m.name == keep]
 
     def place(method: Listed) -> tuple[int, int, str]:
         common = COMMON.index(method.name) if method.name in COMMON else len(COMMON)
@@ -57,14 +64,23 @@ def fits(method: Listed, tasks: int) -> bool:
     return method.min_tasks <= tasks and (method.max_tasks is None or tasks <= method.max_tasks)
 
 
-def left_out(methods: Sequence[Listed], tasks: int) -> str:
-    """Which methods are not offered for this many fine-tunes, and why; empty when all are."""
-    away = [m for m in methods if not fits(m, tasks)]
-    if not away:
-        return ""
-    takes = {m.title: _takes(m) for m in sorted(away, key=lambda m: m.title.lower())}
-    listed = ", ".join(f"{title} ({text})" for title, text in takes.items())
-    return f"Not offered for {tasks} fine-tune{'s' if tasks != 1 else ''}: {listed}."
+def lacking(method: Listed, measured: Collection[str]) -> bool:
+    """Whether a method needs statistics that the models do not have."""
+    return not set(method.needs_data) <= set(measured)
+
+
+def left_out(methods: Sequence[Listed], tasks: int, *, measured: Collection[str] = ()) -> str:
+    """Which methods are not offered for these fine-tunes, and why; empty when all are."""
+    by_title = sorted(methods, key=lambda m: m.title.lower())
+    takes = [f"{m.title} ({_takes(m)})" for m in by_title if not fits(m, tasks)]
+    without = [m.title for m in by_title if fits(m, tasks) and lacking(m, measured)]
+    sentences = []
+    if takes:
+        sentences.append(f"Not offered for {tasks} fine-tune{'s' if tasks != 1 else ''}: {', '.join(takes)}.")
+    if without:
+        verb = "needs" if len(without) == 1 else "need"
+        sentences.append(f"{' and '.join(without)} {verb} {NEEDS_STATISTICS}")
+    return " ".join(sentences)
 
 
 def _takes(method: Listed) -> str:

@@ -33,7 +33,7 @@ def model_card(
         "### Models merged",
         "",
         f"- base: `{Path(recipe.base).name}` (content digest `{models.base.digest}`)",
-        *(f"- {name}: `{Path(c.path).name}` (content digest `{c.digest}`)" for name, c in models.tasks.items()),
+        *(f"- {name}: `{Path(c.path).name}` (content digest `{c.on_disk.digest}`)" for name, c in models.tasks.items()),
         "",
         f"{len(models.names)} of {len(models.base.tensors)} tensors are merged; the others keep the base's values.",
         "Arithmetic is float32 (float64 where the inputs are), rounded once to the stored dtype.",

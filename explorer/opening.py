@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from explorer.checkpoints import Checkpoint, open_checkpoint
+from explorer.checkpoints.adapter import Adapter
 from explorer.checkpoints.align import Alignment, align
 from explorer.checkpoints.source import CheckpointSource
-from explorer.errors import InputError, RecipeError, all_problems, near, sentence
+from explorer.errors import CheckpointError, InputError, RecipeError, all_problems, near, sentence
 from explorer.merging import METHODS
 from explorer.params import check_values
 from explorer.recipe import Recipe
@@ -57,6 +58,10 @@ def _opened(
             return None
 
     base_checkpoint = opened(base)
+    if isinstance(base_checkpoint, Adapter):
+        advice = f"Give {base_checkpoint.settings.trained_on} as the base; the adapter can be a task."
+        must, got = "a base must hold whole weights", "a PEFT adapter"
+        problems.append(CheckpointError(sentence(str(base_checkpoint.path), must, got, advice)))
     checkpoints = {name: opened(path) for name, path in tasks.items()}
     return base_checkpoint, {name: c for name, c in checkpoints.items() if c is not None}, problems
 
@@ -94,7 +99,7 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None) -> Ope
     assert base is not None
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
-    return OpenModels(base, tasks, alignment, names)
+    return OpenModels(base, alignment.tasks, alignment, names)
 
 
 def selected(names: Sequence[str], recipe: Recipe) -> tuple[str, ...]:

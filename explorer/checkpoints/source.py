@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from explorer.checkpoints.adapted import AdaptedCheckpoint
 from explorer.checkpoints.handle import Checkpoint
 from explorer.errors import AlignmentError, all_problems, sentence
 from explorer.seeds import digest_of
@@ -62,5 +63,13 @@ class CheckpointSource:
         return self._base.read_flat(name, start, stop)
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice [stop - start] of θ_t, stored dtype."""
-        return self._tasks[index].read_flat(name, start, stop)
+        """Flat slice [stop - start] of θ_t, stored dtype; of an adapter's exact ΔW where `holds_delta`."""
+        checkpoint = self._tasks[index]
+        if isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.holds_delta(name):
+            return checkpoint.read_delta(name, start, stop)
+        return checkpoint.read_flat(name, start, stop)
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """True where the task is an adapter that changes this tensor."""
+        checkpoint = self._tasks[index]
+        return isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.holds_delta(name)

@@ -78,6 +78,7 @@ class Arena:
         # An empty slice tells a task's stored dtype, which may differ from the base's.
         dtypes = [{n: source.task(t, n, 0, 0).dtype for n in self.names} for t in range(len(self.tasks))]
         self._tasks = [self._row(d) for d in dtypes]
+        self._deltas = {(t, n) for t in range(len(self.tasks)) for n in self.names if source.holds_delta(t, n)}
         for name in self.names:
             self._base.flat(name).copy_(source.base(name, 0, self._sizes[name]))
             for index, row in enumerate(self._tasks):
@@ -99,8 +100,12 @@ class Arena:
         return self._base.flat(name)[start:stop]
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice of θ_t; a view, not to be written to."""
+        """Flat slice of θ_t, of τ_t where `holds_delta`; a view, not to be written to."""
         return self._tasks[index].flat(name)[start:stop]
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether the resident values of this tensor are the task vector itself."""
+        return (index, name) in self._deltas
 
     def merged_row(self, dtype: torch.dtype | None = None) -> Row:
         """A new row for merged weights, filled with the base; None keeps each tensor's stored dtype."""

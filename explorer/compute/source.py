@@ -42,7 +42,11 @@ class Source(Protocol):
         ...
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice [stop - start] of θ_t, stored dtype."""
+        """Flat slice [stop - start] of θ_t, stored dtype; of τ_t itself where `holds_delta`."""
+        ...
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether `task` gives the difference τ_t in place of θ_t: an adapter's ΔW, never rounded into weights."""
         ...
 
 
@@ -87,7 +91,11 @@ def deltas(source: Source, chunk: Chunk) -> Tensor:
     base = source.base(chunk.name, chunk.start, chunk.stop).to(dtype)
     out = torch.empty((len(source.tasks), base.numel()), dtype=dtype, device=base.device)
     for index in range(len(source.tasks)):
-        torch.sub(source.task(index, chunk.name, chunk.start, chunk.stop).to(dtype), base, out=out[index])
+        task = source.task(index, chunk.name, chunk.start, chunk.stop).to(dtype)
+        if source.holds_delta(index, chunk.name):
+            out[index] = task
+        else:
+            torch.sub(task, base, out=out[index])
     return out
 
 
@@ -123,3 +131,7 @@ class StateDictSource:
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice of θ_t."""
         return self._tasks[index][name][start:stop]
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Never: state dicts hold weights."""
+        return False

@@ -47,6 +47,9 @@ class _Derived:
         values = self.function(deltas(self.source, Chunk(name, start, stop)), at(self.given, name), index)
         return (values * self.side).clamp_(min=0)
 
+    def holds_delta(self, index: int, name: str) -> bool:
+        return True
+
 
 def values_at(
     statistics: Statistics,

@@ -42,6 +42,10 @@ class Ordered:
         """Flat slice of θ_t, t counted in the new order."""
         return self.source.task(self.order[index], name, start, stop)
 
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether `task` gives τ_t, t counted in the new order."""
+        return self.source.holds_delta(self.order[index], name)
+
 
 def ordered(source: Source, order: tuple[int, ...]) -> Source:
     """The source with task `order[i]` in place i; the source itself when nothing moves."""

@@ -156,3 +156,7 @@ class Rotated:
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
         """Flat slice of one rotated task vector."""
         return self._rows(name)[index].reshape(-1)[start:stop]
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Always: what is rotated are the differences."""
+        return True

@@ -28,6 +28,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *("mk.slerp", "mk.nuslerp", "mk.multislerp", "mk.karcher", "mk.model_stock"),
         *("tsv", "iso_c", "wudi.", "knots", "twin."),
     ),
+    "test_golden_adapters": ("peft.", "peftfn."),
 }
 """Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}

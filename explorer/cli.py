@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from explorer import adapter_command
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     merge.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="replace a method parameter")
     merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
+    adapter_command.add_parser(commands)
     evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
     evaluate.add_argument("--tasks", nargs="+", metavar="NAME", help="names of evaluation tasks (default: all)")
@@ -273,6 +275,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "survey": _survey,
     "merge": _merge,
+    "merge-adapters": adapter_command.run,
     "evaluate": _evaluate,
     "methods": _list("methods"),
     "metrics": _list("metrics"),

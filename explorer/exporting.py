@@ -85,7 +85,7 @@ def write_merge(
 ) -> Export:
     """Like `run_recipe` for models that are already open; `source` may be their resident copy."""
     started = time.perf_counter()
-    _spare_inputs(models, out_dir)
+    spare_inputs(models, out_dir)
     source = source or models.source
     method = METHODS.get(recipe.method)
     prepared = prepare(method, source, recipe.values(), seed=recipe.seed, cancel=cancel)
@@ -96,7 +96,7 @@ def write_merge(
     return Export(out_dir, folders, total, time.perf_counter() - started)
 
 
-def _spare_inputs(models: OpenModels, out_dir: Path) -> None:
+def spare_inputs(models: OpenModels, out_dir: Path) -> None:
     """Refuse to write over a model that is being read: with `overwrite` it would be gone afterwards."""
     target = out_dir.expanduser().resolve()
     inputs = [c.path.resolve() for c in (models.base, *models.tasks.values())]

@@ -40,13 +40,15 @@ class Update:
 class AdaptedCheckpoint(Checkpoint):
     """A base with a LoRA on it: tensors that the adapter leaves alone are the base's own.
 
-    `updates`: tensor name -> Update. `unmatched`: names of tensors that the adapter changes and the base lacks.
-    `ambiguous`: prefixes between which the names do not decide; then nothing is matched.
+    `updates`: tensor name -> Update. `replaced`: name -> the adapter's own name, of tensors that it saved whole.
+    `unmatched`: names of tensors that the adapter changes and the base lacks. `ambiguous`: prefixes between which the
+    names do not decide; then nothing is matched.
     """
 
     base: Checkpoint
     adapter: Adapter
     updates: dict[str, Update]
+    replaced: dict[str, str]
     unmatched: tuple[str, ...]
     shift: Shift
     ambiguous: tuple[str, ...]
@@ -75,6 +77,10 @@ class AdaptedCheckpoint(Checkpoint):
             return sentence(f"task {task}", must, got, "Save the base from the model class the adapter was trained on.")
         got = f"none of its {len(self.adapter.factors)} modules in it, such as {self.adapter.factors[0].module}"
         return sentence(f"task {task}", must, got, f"Put it on {self.adapter.settings.trained_on}.")
+
+    def module_of(self, name: str) -> str:
+        """What the adapter calls the module of a base's weight, changed by it or not."""
+        return shifted(name.removesuffix(".weight"), self.shift[::-1])
 
     def holds_delta(self, name: str) -> bool:
         """True for a tensor that the factors change: `read_delta` gives its exact task vector."""
@@ -129,14 +135,16 @@ def put_on(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
         updates[name] = update
         dtype = torch.float64 if base.info(name).dtype == torch.float64 else torch.float32
         infos[name] = TensorInfo(name, update.shape, dtype, factors.b.file, factors.b.offset_bytes)
+    replaced: dict[str, str] = {}
     for target, stored in adapter.whole:
         name = next((n for n in (shifted(target, shift), target) if n in base.tensors), target)
         own = adapter.info(stored)
+        replaced[name] = target
         infos[name] = TensorInfo(name, own.shape, own.dtype, own.file, own.offset_bytes)
     stamps = tuple(dict.fromkeys((*adapter.stamps, *base.stamps)))
     ordered = tuple(infos[n] for n in sorted(infos))
     where = (adapter.path, adapter.name, adapter.format, ordered, stamps, base.config)
-    return AdaptedCheckpoint(*where, base, adapter, updates, tuple(unmatched), shift, ambiguous)
+    return AdaptedCheckpoint(*where, base, adapter, updates, replaced, tuple(unmatched), shift, ambiguous)
 
 
 def shifted(name: str, shift: Shift) -> str:

@@ -1,7 +1,7 @@
 """Merge methods, one function each, and the one way to run them."""
 
 from explorer.merging._api import METHODS, Method, method
-from explorer.merging._run import Prepared, cast, merge_chunk, merge_into, merge_tensor, plan, prepare
+from explorer.merging._run import Prepared, cast, merge_chunk, merge_deltas, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Statistics",
     "cast",
     "merge_chunk",
+    "merge_deltas",
     "merge_into",
     "merge_tensor",
     "method",

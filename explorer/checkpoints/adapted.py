@@ -41,6 +41,7 @@ class AdaptedCheckpoint(Checkpoint):
     """A base with a LoRA on it: tensors that the adapter leaves alone are the base's own.
 
     `updates`: tensor name -> Update. `replaced`: name -> the adapter's own name, of tensors that it saved whole.
+    `own_bases`: tensors with factors whose base the adapter saved beside them, as PEFT does for embeddings.
     `unmatched`: names of tensors that the adapter changes and the base lacks. `ambiguous`: prefixes between which the
     names do not decide; then nothing is matched.
     """
@@ -49,6 +50,7 @@ class AdaptedCheckpoint(Checkpoint):
     adapter: Adapter
     updates: dict[str, Update]
     replaced: dict[str, str]
+    own_bases: dict[str, TensorInfo]
     unmatched: tuple[str, ...]
     shift: Shift
     ambiguous: tuple[str, ...]
@@ -100,6 +102,9 @@ class AdaptedCheckpoint(Checkpoint):
 
         right = self.adapter.read(b.name).reshape(-1, rank).T if transposed else self.adapter.read(a.name).flatten(1)
         exact = product_slice(left, right, update.factors.scale, shape[0], start, stop)
+        if name in self.own_bases:  # nearly always a copy of the base's tensor, which adds exactly 0
+            own = super()._read(self.own_bases[name], start, stop).double()
+            exact += own - super()._read(self.base.info(name), start, stop).double()
         return exact.to(self.info(name).dtype)
 
     def left_and_right(self, name: str) -> tuple[float, Tensor, Tensor]:
@@ -136,15 +141,19 @@ def put_on(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
         dtype = torch.float64 if base.info(name).dtype == torch.float64 else torch.float32
         infos[name] = TensorInfo(name, update.shape, dtype, factors.b.file, factors.b.offset_bytes)
     replaced: dict[str, str] = {}
+    own_bases: dict[str, TensorInfo] = {}
     for target, stored in adapter.whole:
         name = next((n for n in (shifted(target, shift), target) if n in base.tensors), target)
         own = adapter.info(stored)
+        if name in updates:
+            own_bases[name] = own
+            continue
         replaced[name] = target
         infos[name] = TensorInfo(name, own.shape, own.dtype, own.file, own.offset_bytes)
     stamps = tuple(dict.fromkeys((*adapter.stamps, *base.stamps)))
     ordered = tuple(infos[n] for n in sorted(infos))
     where = (adapter.path, adapter.name, adapter.format, ordered, stamps, base.config)
-    return AdaptedCheckpoint(*where, base, adapter, updates, replaced, tuple(unmatched), shift, ambiguous)
+    return AdaptedCheckpoint(*where, base, adapter, updates, replaced, own_bases, tuple(unmatched), shift, ambiguous)
 
 
 def shifted(name: str, shift: Shift) -> str:

@@ -245,6 +245,23 @@ def test_whole_tensors_are_weights_of_the_task(tmp_path: Path) -> None:
     assert "tensor head.bias must be in the base too" in problems(tmp_path / "base", folder)[0]
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.25])
+def test_an_embedding_whose_base_is_saved_beside_its_factors(tmp_path: Path, shift: float) -> None:
+    base = torch.randn(20, 4, generator=torch.Generator().manual_seed(3))
+    factors = pair(4, 4, 20)
+    folder = save_adapter(
+        tmp_path / "a",
+        {"embed_tokens": factors},
+        embeddings=("embed_tokens",),
+        extra={"base_model.model.embed_tokens.base_layer.weight": base + shift},
+    )
+    source = source_of(save_base(tmp_path / "base", {"embed_tokens.weight": base}), folder)
+    got = whole(source, "embed_tokens.weight")
+    if shift == 0:
+        assert_rounded(got, exact(factors).T)
+    np.testing.assert_allclose(got.numpy(), exact(factors).T + shift, rtol=1e-5, atol=1e-6)
+
+
 MERGE_FIRST = "Merge it into its base (merge_and_unload) and save the whole model; that can be a task."
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "dora": ({"use_dora": True}, "an adapter must be plain LoRA; DoRA also rescales the base's weights; got use_dora"),

@@ -77,8 +77,6 @@ def adapter_card(
             "",
             *_tasks_merged(models),
             "",
-            "### How exact it is",
-            "",
             f"Relative Frobenius error against the dense merge: **{total:.3g}** in total.",
             "",
             "| tensor | rank | relative error |",

@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m explorer",
         description="See why merged models fight, and merge them better.",
         epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder with safetensors, or one .safetensors "
-        "file. TASK may be written NAME=PATH. Start the page with `python app.py`.",
+        "file. TASK may also be the folder of a PEFT LoRA adapter, and may be written NAME=PATH. Start the page with "
+        "`python app.py`.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")

@@ -88,6 +88,10 @@ class AdaptedCheckpoint(Checkpoint):
         """True for a tensor that the factors change: `read_delta` gives its exact task vector."""
         return name in self.updates
 
+    def changes(self, name: str) -> bool:
+        """True for a tensor that the adapter changes or replaces; all others are the base's own."""
+        return name in self.updates or name in self.replaced
+
     def read_delta(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of ΔW, flattened, float32 (float64 where the base is); reads only what they need."""
         update = self.updates[name]

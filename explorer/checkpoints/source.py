@@ -73,3 +73,8 @@ class CheckpointSource:
         """True where the task is an adapter that changes this tensor."""
         checkpoint = self._tasks[index]
         return isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.holds_delta(name)
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """True where the task is an adapter that leaves this tensor alone."""
+        checkpoint = self._tasks[index]
+        return isinstance(checkpoint, AdaptedCheckpoint) and not checkpoint.changes(name)

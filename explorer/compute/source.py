@@ -49,6 +49,10 @@ class Source(Protocol):
         """Whether `task` gives the difference τ_t in place of θ_t: an adapter's ΔW, never rounded into weights."""
         ...
 
+    def unchanged(self, index: int, name: str) -> bool:
+        """Whether it is known without reading that θ_t is θ_0 here, as where an adapter leaves a tensor alone."""
+        ...
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -134,4 +138,8 @@ class StateDictSource:
 
     def holds_delta(self, index: int, name: str) -> bool:
         """Never: state dicts hold weights."""
+        return False
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Never known without reading."""
         return False

@@ -50,6 +50,9 @@ class _Derived:
     def holds_delta(self, index: int, name: str) -> bool:
         return True
 
+    def unchanged(self, index: int, name: str) -> bool:
+        return False
+
 
 def values_at(
     statistics: Statistics,

@@ -46,6 +46,10 @@ class Ordered:
         """Whether `task` gives τ_t, t counted in the new order."""
         return self.source.holds_delta(self.order[index], name)
 
+    def unchanged(self, index: int, name: str) -> bool:
+        """Whether θ_t is known to be θ_0, t counted in the new order."""
+        return self.source.unchanged(self.order[index], name)
+
 
 def ordered(source: Source, order: tuple[int, ...]) -> Source:
     """The source with task `order[i]` in place i; the source itself when nothing moves."""

@@ -160,3 +160,7 @@ class Rotated:
     def holds_delta(self, index: int, name: str) -> bool:
         """Always: what is rotated are the differences."""
         return True
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Never known without reading."""
+        return False

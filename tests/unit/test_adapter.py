@@ -166,14 +166,22 @@ def test_all_sources_agree(tmp_path: Path) -> None:
     )
     source = CheckpointSource(alignment.base, alignment.tasks, alignment.require())
     arena = Arena(source)
-    assert arena_bytes(source) <= arena.resident_bytes
+    base_bytes = sum(t.nbytes for t in base_state().values())
+    # Base and dense task, and of the adapter only its two dense updates.
+    assert arena_bytes(source) == 2 * base_bytes + 4 * (OUT * IN + 64)
+    assert arena_bytes(source) <= arena.resident_bytes <= arena_bytes(source) + 3 * 4 * 64
     turned = ordered(source, (1, 0))
     for name in source.names:
         chunk = Chunk(name, 0, numel(source, name))
         assert torch.equal(deltas(arena, chunk), deltas(source, chunk))
         assert torch.equal(deltas(turned, chunk), deltas(source, chunk).flip(0))
         held = [(s.holds_delta(0, name), s.holds_delta(1, name)) for s in (source, arena)]
-        assert held[0] == held[1] == (False, name in (f"{Q}.weight", f"{V}.weight"))
+        touched = name in (f"{Q}.weight", f"{V}.weight")
+        assert held[0] == held[1] == (False, touched)
+        for s in (source, arena):
+            assert (s.unchanged(0, name), s.unchanged(1, name), turned.unchanged(0, name)) == (
+                (False, not touched, not touched)
+            )
         assert torch.equal(scan(arena, 1, [name]).delta(chunk), deltas(source, chunk)[1])
 
 

@@ -229,7 +229,8 @@ def align(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> Alignment:
 
 def _report(task: str, base: Checkpoint, checkpoint: Checkpoint) -> AlignmentReport:
     both = [(info, checkpoint.tensors[info.name]) for info in base.infos if info.name in checkpoint.tensors]
-    unmatched = checkpoint.unmatched if isinstance(checkpoint, AdaptedCheckpoint) else ()
+    adapter = checkpoint if isinstance(checkpoint, AdaptedCheckpoint) else None
+    unmatched, updates = (adapter.unmatched, adapter.updates) if adapter else ((), {})
     numeric = [(a, b) for a, b in both if a.is_float and b.is_float]
     return AlignmentReport(
         task,
@@ -239,6 +240,6 @@ def _report(task: str, base: Checkpoint, checkpoint: Checkpoint) -> AlignmentRep
         missing=tuple(i.name for i in base.infos if i.name not in checkpoint.tensors),
         extra=tuple(sorted({*(i.name for i in checkpoint.infos if i.name not in base.tensors), *unmatched})),
         different_shape=tuple(a.name for a, b in both if a.shape != b.shape),
-        different_dtype=tuple(a.name for a, b in both if a.dtype != b.dtype),
+        different_dtype=tuple(a.name for a, b in both if a.dtype != b.dtype and a.name not in updates),
         non_float=tuple(a.name for a, b in both if not (a.is_float and b.is_float)),
     )

@@ -87,6 +87,8 @@ def test_the_difference_of_rounded_weights_would_be_another(tmp_path: Path) -> N
     weights = source.base(name, 0, size).float()
     rounded = (weights + whole(source, name).view(-1)) - weights
     assert not torch.equal(rounded, whole(source, name).view(-1))
+    report = align(open_checkpoint(base), {"a": open_checkpoint(tmp_path / "a")}).reports["a"]
+    assert report.different_dtype == () and report.frozen == (f"{V}.bias", "norm.weight")
     assert_rounded(whole(source, name), exact(TWO[Q]))
 
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from explorer.checkpoints.handle import Checkpoint, TensorInfo
@@ -32,8 +33,9 @@ _FACTOR = re.compile(
 )
 _WHOLE = re.compile(r"base_model\.model\.(?P<name>.+)")
 _SAVED = re.compile(r"\.modules_to_save(?:\.[^.]+)?(?=\.)|\.base_layer(?=\.)")
-_QUANTIFIER = re.compile(r"(?<!\\)[*+?{]")
-_MAX_QUANTIFIERS = 4
+_QUANTIFIER = re.compile(r"(?<![\\(])[*+?{]")
+_MAX_QUANTIFIERS = 3
+_MAX_MATCHED = 200  # longer names are compared as they are: a pattern of a stranger must not run for minutes
 _SHOWN_PROBLEMS = 10
 
 
@@ -110,9 +112,15 @@ class Adapter(Checkpoint):
         return Adapter(file.path, file.name, format, file.infos, stamps, {}, settings, factors, whole)
 
 
+@lru_cache(maxsize=8192)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """A pattern that may match a module's whole path, or its end after a dot."""
+    return re.compile(rf"(?:.*\.)?(?:{pattern})")
+
+
 def _by_pattern(patterns: Mapping[str, Any], module: str, otherwise: float) -> float:
     for pattern, value in patterns.items():
-        if pattern == module or re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+        if pattern == module or (len(module) <= _MAX_MATCHED and _compiled(pattern).fullmatch(module)):
             return float(value)
     return otherwise
 
@@ -178,9 +186,9 @@ def _pattern_problems(who: str, key: str, patterns: Any) -> list[str]:
         return [_mend(who, f"{key} must give numbers by module", patterns)]
     problems = []
     for pattern in patterns:
-        nested = re.search(r"\)\s*[*+?{]", pattern) or len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS
+        nested = re.search(r"\)\s*[*+{]", pattern) or len(_QUANTIFIER.findall(pattern)) > _MAX_QUANTIFIERS
         try:
-            re.compile(pattern)
+            _compiled(pattern)
         except (re.error, RecursionError):
             nested = True
         if nested or len(pattern) > 500:

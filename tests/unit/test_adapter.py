@@ -97,7 +97,9 @@ def test_rank_stabilised_scaling(tmp_path: Path) -> None:
     assert_rounded(whole(source, f"{Q}.weight"), exact(TWO[Q], ALPHA / math.sqrt(RANK)))
 
 
-@pytest.mark.parametrize("pattern", ["value", V, r"encoder\.layer\.\d+\.value", f"^{V}"])
+@pytest.mark.parametrize(
+    "pattern", ["value", V, r"encoder\.layer\.\d+\.value", f"^{V}", r"(?:encoder\.)?layer\..*\.v.*"]
+)
 def test_rank_and_alpha_patterns(tmp_path: Path, pattern: str) -> None:
     pairs = {Q: TWO[Q], V: pair(3, 8, 8, rank=5)}
     folder = save_adapter(tmp_path / "a", pairs, rank_pattern={pattern: 5}, alpha_pattern={pattern: 7, "query": 9})

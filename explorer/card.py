@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
 
@@ -23,7 +24,7 @@ def model_card(
     """
     method = METHODS.get(recipe.method)
     parts = [
-        _front_matter(recipe),
+        _front_matter("transformers", [recipe.base, *(t.checkpoint for t in recipe.tasks)], "merge"),
         f"# Merge of {_listed(recipe.task_names)}",
         "",
         "## Merge details",
@@ -35,7 +36,7 @@ def model_card(
         "### Models merged",
         "",
         f"- base: {_model(recipe.base, models.base)}",
-        *(f"- {t.name}: {_model(t.checkpoint, models.tasks[t.name])}" for t in recipe.tasks),
+        *_tasks_merged(recipe, models),
         "",
         f"{len(models.names)} of {len(models.base.tensors)} tensors are merged; the others keep the base's values.",
         "Arithmetic is float32 (float64 where the inputs are), rounded once to the stored dtype.",
@@ -55,11 +56,56 @@ def model_card(
     return "\n".join(parts)
 
 
-def _front_matter(recipe: Recipe) -> str:
+def adapter_card(
+    recipe: Recipe,
+    models: OpenModels,
+    errors: Sequence[tuple[str, int, float]],
+    total: float,
+    *,
+    how: str,
+    version: str,
+) -> str:
+    """Markdown for a merged adapter; `errors`: (tensor, rank, relative Frobenius error) and their `total`.
+
+    `how` is the part of the command that chose the combination.
+    """
+    method = METHODS.get(recipe.method)
+    return "\n".join(
+        [
+            _front_matter("peft", [recipe.base], "adapter"),
+            f"# Merged adapter of {_listed(recipe.task_names)}",
+            "",
+            f"Method: **{method.title}** ({method.paper}). {method.formula}".strip(),
+            f"Put it on {_model(recipe.base, models.base)}.",
+            "",
+            *_tasks_merged(recipe, models),
+            "",
+            f"Relative Frobenius error against the dense merge: **{total:.3g}** in total.",
+            "",
+            "| tensor | rank | relative error |",
+            "|---|---|---|",
+            *(f"| {name} | {rank} | {error:.3g} |" for name, rank, error in errors),
+            "",
+            "```yaml",
+            _shareable_recipe(recipe).to_yaml().rstrip(),
+            "```",
+            "",
+            f"Made with Task Interference Explorer {version}. To repeat it:",
+            f"`python -m explorer merge-adapters explorer_recipe.yaml OUT {how}`.",
+            "",
+        ]
+    )
+
+
+def _tasks_merged(recipe: Recipe, models: OpenModels) -> list[str]:
+    return [f"- {t.name}: {_model(t.checkpoint, models.tasks[t.name].on_disk)}" for t in recipe.tasks]
+
+
+def _front_matter(library: str, models: Sequence[str], relation: str) -> str:
     front = {
-        "base_model": [_shareable(recipe.base), *(_shareable(t.checkpoint) for t in recipe.tasks)],
-        "base_model_relation": "merge",
-        "library_name": "transformers",
+        "base_model": [_shareable(m) for m in models],
+        "base_model_relation": relation,
+        "library_name": library,
         "tags": ["merge", "task-interference-explorer"],
     }
     return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---\n"

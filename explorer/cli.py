@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from explorer import adapter_command
 from explorer.commands import COMMANDS, add_commands
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
@@ -31,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m explorer",
         description="See why merged models fight, and merge them better.",
         epilog="BASE and TASK are paths to checkpoints: a Hugging Face folder, or one weight file (safetensors or "
-        "PyTorch). TASK may be written NAME=PATH; a PATH may be org/name@revision (see --hub). Start the page with "
+        "PyTorch). TASK may also be the folder of a PEFT LoRA adapter, and may be written NAME=PATH; a PATH may be "
+        "org/name@revision (see --hub). Start the page with "
         "`python app.py`.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -59,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         help="apply an add-on to the result, such as lines:alpha=0.1,beta=0.9; may be given several times",
     )
     merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
+    adapter_command.add_parser(commands)
     evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
     evaluate.add_argument("--tasks", nargs="+", metavar="NAME", help="names of evaluation tasks (default: all)")
@@ -268,6 +271,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "survey": _survey,
     "merge": _merge,
+    "merge-adapters": adapter_command.run,
     "evaluate": _evaluate,
     "gather": lambda arguments: run_gather(arguments, _progress_line),
     **{kind: list_plugins(kind) for kind in CATALOGUES},

@@ -85,7 +85,7 @@ def write_merge(
 ) -> Export:
     """Like `run_recipe` for models that are already open; `source` may be their resident copy."""
     started = time.perf_counter()
-    _spare_inputs(models, out_dir)
+    spare_inputs(models, out_dir)
     source = source or models.source
     method = METHODS.get(recipe.method)
     # As the live merge does: on one thread, torch's own threads wait for each other whenever the cores are busy.
@@ -99,7 +99,7 @@ def write_merge(
     return Export(out_dir, folders, total, time.perf_counter() - started)
 
 
-def _spare_inputs(models: OpenModels, out_dir: Path) -> None:
+def spare_inputs(models: OpenModels, out_dir: Path) -> None:
     """Refuse to write over a model that is being read: with `overwrite` it would be gone afterwards."""
     target = out_dir.expanduser().resolve()
     measured = (given.file for given in models.given.values())

@@ -86,15 +86,16 @@ def _lineage(alignment: Alignment, task: str) -> str | None:
 
 
 def _model_row(name: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    own = checkpoint.on_disk
     return {
         "name": name,
         "architecture": checkpoint.architecture,
-        "format": checkpoint.format,
-        "parameters": checkpoint.parameter_count,
-        "dtype": ", ".join(checkpoint.dtypes),
-        "bytes": checkpoint.total_bytes,
-        "tensors": len(checkpoint.tensors),
-        "digest": checkpoint.digest,
+        "format": own.format,
+        "parameters": own.parameter_count,
+        "dtype": ", ".join(own.dtypes),
+        "bytes": own.total_bytes,
+        "tensors": len(own.tensors),
+        "digest": own.digest,
         "path": str(checkpoint.path),
     }
 

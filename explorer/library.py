@@ -102,7 +102,7 @@ def survey_checkpoints(
     """Interference metrics (None: all) of checkpoints on disk, read lazily in one pass."""
     base_checkpoint, checkpoints = open_all(base, tasks)
     alignment = align(base_checkpoint, checkpoints)
-    models = OpenModels(base_checkpoint, checkpoints, alignment, alignment.require(policy), policy)
+    models = OpenModels(base_checkpoint, alignment.tasks, alignment, alignment.require(policy), policy)
     return survey(
         models.source,
         metrics=metrics,

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from explorer.checkpoints import Checkpoint
+from explorer.checkpoints.adapter import Adapter
 from explorer.checkpoints.align import Alignment, align
 from explorer.checkpoints.given import Given, open_given
 from explorer.checkpoints.hub import open_model
@@ -70,6 +71,11 @@ def _opened(
     """What can be opened, and why the rest cannot."""
     open_one = partial(open_model, hub=hub)
     base_checkpoint, first = _each(open_one, {"": base}, allowed)
+    for held in base_checkpoint.values():
+        if isinstance(held, Adapter):
+            advice = f"Give {held.settings.trained_on} as the base; the adapter can be a task."
+            must, got = "a base must hold whole weights", "a PEFT adapter"
+            first.append(CheckpointError(sentence(str(held.path), must, got, advice)))
     checkpoints, others = _each(open_one, tasks, allowed)
     return base_checkpoint.get(""), checkpoints, [*first, *others]
 
@@ -126,7 +132,7 @@ def open_models(recipe: Recipe, *, allowed: Sequence[Path] | None = None, hub: b
     alignment = align(base, tasks)
     names = selected(alignment.require(recipe.policy), recipe)
     _check_given(given, tasks, {n: base.info(n).shape for n in names})
-    return OpenModels(base, tasks, alignment, names, recipe.policy, given)
+    return OpenModels(base, alignment.tasks, alignment, names, recipe.policy, given)
 
 
 def _check_given(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from explorer.checkpoints.adapted import AdaptedCheckpoint, put_on
 from explorer.checkpoints.compare import (
     MAX_DRIFT,
     MIN_COSINE,
@@ -51,7 +52,7 @@ class AlignmentReport:
     @cached_property
     def tied(self) -> tuple[str, ...]:
         """Tensors of the fine-tune that are copies of its embedding, such as a tied lm_head.weight."""
-        return tied_tensors(self.checkpoint)
+        return tied_tensors(self.checkpoint.on_disk)
 
     @cached_property
     def frozen(self) -> tuple[str, ...]:
@@ -115,7 +116,9 @@ class AlignmentReport:
             found.append(sentence(who, must, got, _ROWS if name in self.common_rows else _KEEP))
         for name in (n for n in self.missing if self.base.info(n).is_float):
             found.append(sentence(who, f"tensor {name} of the base must be there", "none", _KEEP))
-        for name in (n for n in self.extra if self.checkpoint.info(n).is_float):
+        if isinstance(self.checkpoint, AdaptedCheckpoint):
+            found += [self.checkpoint.unmatched_problem(self.task, n) for n in self.checkpoint.unmatched]
+        for name in (n for n in self.extra if n in self.checkpoint.tensors and self.checkpoint.info(n).is_float):
             must = f"tensor {name} must be in the base too"
             advice = "Policy keep_base leaves it out; policy refuse merges nothing."
             found.append(sentence(who, must, "none there", advice))
@@ -126,10 +129,13 @@ class AlignmentReport:
 
     @property
     def is_other_architecture(self) -> bool:
-        """True when less than 10 % of the base's parameters are shared."""
-        return self.shared_fraction < MIN_SHARED
+        """True when less than 10 % of the base's parameters are shared, or an adapter fits the base nowhere."""
+        nowhere = isinstance(self.checkpoint, AdaptedCheckpoint) and self.checkpoint.fits_nowhere
+        return nowhere or self.shared_fraction < MIN_SHARED
 
     def _other_architecture(self) -> str:
+        if isinstance(self.checkpoint, AdaptedCheckpoint) and self.checkpoint.fits_nowhere:
+            return self.checkpoint.other_base_problem(self.task)
         mine, theirs = self.base.architecture, self.checkpoint.architecture
         got = f"{theirs} with {self.shared_fraction:.0%} of the base's parameters in common"
         advice = (
@@ -243,15 +249,18 @@ class Alignment:
 
 
 def align(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> Alignment:
-    """Compare the base with every task, tensor by tensor; reads headers only."""
+    """Compare the base with every task, tensor by tensor; reads headers only. Adapters are put on the base."""
+    tasks = {task: put_on(base, checkpoint) for task, checkpoint in tasks.items()}
     reports = {task: _report(task, base, checkpoint) for task, checkpoint in tasks.items()}
     own = {i.name for i in base.infos if i.is_float}
     mergeable = own.intersection(*(r.shared for r in reports.values()))
-    return Alignment(base, dict(tasks), reports, tuple(sorted(mergeable)))
+    return Alignment(base, tasks, reports, tuple(sorted(mergeable)))
 
 
 def _report(task: str, base: Checkpoint, checkpoint: Checkpoint) -> AlignmentReport:
     both = [(info, checkpoint.tensors[info.name]) for info in base.infos if info.name in checkpoint.tensors]
+    adapter = checkpoint if isinstance(checkpoint, AdaptedCheckpoint) else None
+    unmatched, updates = (adapter.unmatched, adapter.updates) if adapter else ((), {})
     numeric = [(a, b) for a, b in both if a.is_float and b.is_float]
     return AlignmentReport(
         task,
@@ -259,8 +268,8 @@ def _report(task: str, base: Checkpoint, checkpoint: Checkpoint) -> AlignmentRep
         checkpoint,
         shared=tuple(a.name for a, b in numeric if a.shape == b.shape),
         missing=tuple(i.name for i in base.infos if i.name not in checkpoint.tensors),
-        extra=tuple(i.name for i in checkpoint.infos if i.name not in base.tensors),
+        extra=tuple(sorted({*(i.name for i in checkpoint.infos if i.name not in base.tensors), *unmatched})),
         different_shape=tuple(a.name for a, b in both if a.shape != b.shape),
-        different_dtype=tuple(a.name for a, b in both if a.dtype != b.dtype),
+        different_dtype=tuple(a.name for a, b in both if a.dtype != b.dtype and a.name not in updates),
         non_float=tuple(a.name for a, b in both if not (a.is_float and b.is_float)),
     )

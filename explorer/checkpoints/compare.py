@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from explorer.checkpoints.adapted import AdaptedCheckpoint, delta_is_zero
 from explorer.checkpoints.handle import Checkpoint
 from explorer.errors import CheckpointError, all_problems, sentence
 from explorer.executor import CancelToken
@@ -46,6 +47,8 @@ def frozen_tensors(base: Checkpoint, task: Checkpoint, names: Iterable[str]) -> 
     sizes = {stamp.path: stamp.size_bytes for stamp in (*base.stamps, *task.stamps)}
 
     def untouched(name: str) -> bool:
+        if isinstance(task, AdaptedCheckpoint) and task.holds_delta(name):
+            return delta_is_zero(task, name)
         mine, theirs = base.info(name), task.info(name)
         place = (mine.offset_bytes, mine.dtype, mine.shape) == (theirs.offset_bytes, theirs.dtype, theirs.shape)
         if place and sizes[mine.file] == sizes[theirs.file]:

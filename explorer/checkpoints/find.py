@@ -17,9 +17,9 @@ def find_checkpoints(root: str | Path, *, limit: int = MAX_FOUND) -> list[Path]:
     """Checkpoint folders and single weight files at most 3 folders beneath `root`, in path order.
 
     A folder counts once, whatever its shards: it holds model.safetensors, an index of shards, or a config.json
-    beside weight files. Elsewhere each weight file counts. Left out: hidden entries, links to folders, files that
-    really lie outside `root`, what training keeps beside weights, what `gather` measured, and evaluation tasks (folders
-    with a task.json).
+    beside weight files, or is a PEFT adapter with its adapter_config.json. Elsewhere each weight file counts. Left out:
+    hidden entries, links to folders, files that really lie outside `root`, what training keeps beside weights, what
+    `gather` measured, and evaluation tasks (folders with a task.json).
     A `root` that cannot be read gives an empty list.
     """
     root = Path(root).absolute()
@@ -45,8 +45,10 @@ def _in_folder(folder: Path, entries: list[Path], root: Path) -> list[Path]:
         return []
     real_root = root.resolve()
     weights = [p for p in entries if (p.suffix == ".safetensors" or is_pickled(p.name)) and p.is_file()]
-    weights = [p for p in weights if not p.name.endswith(_NO_WEIGHTS)]
-    weights = [p for p in weights if p.resolve().is_relative_to(real_root) and not p.name.startswith("adapter_model")]
+    weights = [p for p in weights if p.resolve().is_relative_to(real_root) and not p.name.endswith(_NO_WEIGHTS)]
+    if weights and all(p.name.startswith("adapter_model") for p in weights):
+        return [folder] if "adapter_config.json" in names else []
+    weights = [p for p in weights if not p.name.startswith("adapter_model")]
     if not weights:
         return []
     whole = "model.safetensors" in names or "config.json" in names or any(n.endswith(_INDEXES) for n in names)

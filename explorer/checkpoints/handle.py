@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -71,7 +71,7 @@ class Checkpoint:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Cached properties stay behind: a mapping proxy cannot be pickled, and they are cheap to make again.
-        return Checkpoint, (self.path, self.name, self.format, self.infos, self.stamps, self.config)
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {self.format}, {len(self.infos)} tensors)"
@@ -80,6 +80,11 @@ class Checkpoint:
     def tensors(self) -> Mapping[str, TensorInfo]:
         """What it holds, tensor name -> TensorInfo, in ascending name order."""
         return MappingProxyType({info.name: info for info in self.infos})
+
+    @property
+    def on_disk(self) -> Checkpoint:
+        """What lies at `path`: itself, or the adapter alone for an adapter that was put on its base."""
+        return self
 
     @cached_property
     def _stamp_of(self) -> dict[Path, FileStamp]:

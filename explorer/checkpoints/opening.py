@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from explorer.checkpoints.adapter import CONFIG_FILE, Adapter
 from explorer.checkpoints.files import FileStamp
 from explorer.checkpoints.handle import Checkpoint, TensorInfo
 from explorer.checkpoints.pickled import SUFFIXES as PICKLED
@@ -27,7 +29,7 @@ _ADAPTER = re.compile(r"adapter_model.*\.safetensors")
 
 
 def open_checkpoint(path: str | Path, *, allowed: Sequence[Path] | None = None) -> Checkpoint:
-    """Open a Hugging Face folder, or one weight file: safetensors or PyTorch; reads headers only.
+    """Open a Hugging Face folder, a PEFT adapter's, or one weight file: safetensors or PyTorch; reads headers only.
 
     `allowed`: folders inside which every file must really lie, symbolic links resolved; None allows any.
     In a folder, `model.safetensors` comes first, then an index of shards, then every .safetensors file there is, then
@@ -41,8 +43,21 @@ def open_checkpoint(path: str | Path, *, allowed: Sequence[Path] | None = None) 
     else:
         files, index = [_weight_file(path)], {}
         folder, name = path.parent, path.parent.name if path.stem in ("model", "pytorch_model") else path.stem
+    if files and all(_ADAPTER.fullmatch(f.name) for f in files):
+        return _adapter(_assemble(path, folder.resolve().name, files, {}, {}, allowed), allowed)
     config = _config(folder / "config.json", allowed)
     return _assemble(path, name, files, index, config, allowed)
+
+
+def _adapter(file: Checkpoint, allowed: Sequence[Path] | None) -> Checkpoint:
+    """The LoRA whose weight file was opened, with the adapter_config.json beside it."""
+    path = file.stamps[0].path.parent / CONFIG_FILE
+    if not path.is_file():
+        must = f"a PEFT adapter must have its {CONFIG_FILE} beside it"
+        raise CheckpointError(sentence(str(file.path), must, "none", "Copy the whole folder of the adapter."))
+    _check_allowed(path, allowed)
+    stamped = replace(file, stamps=(*file.stamps, FileStamp.of(path)))  # its bytes decide the weights as well
+    return Adapter.of(stamped, _json_object(path))
 
 
 def _existing(given: str | Path, allowed: Sequence[Path] | None) -> Path:
@@ -99,8 +114,7 @@ def _weight_files(folder: Path, allowed: Sequence[Path] | None) -> tuple[list[Pa
         return _indexed(folder / chosen, allowed)
     weights = [n for n in names if n.endswith(".safetensors")]
     if weights and all(_ADAPTER.fullmatch(n) for n in weights):
-        advice = "Merge it into its base first (merge_and_unload), then save the whole model."
-        raise CheckpointError(sentence(str(folder), "must hold whole weights", "a PEFT adapter", advice))
+        return [folder / n for n in weights], {}
     plain = [n for n in weights if not _ADAPTER.fullmatch(n)]
     if plain:
         return [folder / n for n in plain], {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from explorer.checkpoints.adapted import AdaptedCheckpoint
 from explorer.checkpoints.given import Given
 from explorer.checkpoints.handle import Checkpoint
 from explorer.checkpoints.rows import differs_in_rows, read_rows
@@ -75,8 +76,10 @@ class CheckpointSource:
         return self._base.read_flat(name, start, stop)
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice [stop - start] of θ_t, stored dtype."""
+        """Flat slice [stop - start] of θ_t, stored dtype; of an adapter's exact ΔW where `holds_delta`."""
         checkpoint, own = self._tasks[index], self._base.info(name)
+        if isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.holds_delta(name):
+            return checkpoint.read_delta(name, start, stop)
         held = checkpoint.info(name)
         if held.numel >= own.numel:
             return checkpoint.read_flat(name, start, stop)
@@ -97,6 +100,16 @@ class CheckpointSource:
         """Size of what `given` would return; 0 for None."""
         held = self._given[index]
         return held.size_bytes(kind, name) if held else 0
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """True where the task is an adapter that changes this tensor."""
+        checkpoint = self._tasks[index]
+        return isinstance(checkpoint, AdaptedCheckpoint) and checkpoint.holds_delta(name)
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """True where the task is an adapter that leaves this tensor alone."""
+        checkpoint = self._tasks[index]
+        return isinstance(checkpoint, AdaptedCheckpoint) and not checkpoint.changes(name)
 
 
 def _fits(name: str, base: tuple[int, ...], task: tuple[int, ...]) -> bool:

@@ -34,7 +34,7 @@ SHARD_BYTES = 5 * 10**9
 _BLOCK_BYTES = 1 << 22
 _SPARE_BYTES = 1 << 20  # for config, tokenizer, card; a full disk is noticed later all the same
 _PLAIN_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}")
-_INDEX = "model.safetensors.index.json"
+_INDEX = ".safetensors.index.json"
 
 Plan = Mapping[str, tuple[Sequence[int], torch.dtype]]
 
@@ -68,6 +68,7 @@ class FolderWriter:
 
     `overwrite`: replace an earlier checkpoint folder at the end; a target that holds anything else is refused.
     `shard_bytes`: a file is closed before it would pass this; a larger tensor gets a file of its own.
+    `stem`: what weight files are called, such as "adapter_model".
     `metadata`: text values for the header of every weight file, beside {"format": "pt"}.
     Leaving the `with` block by any exception removes what was written; an earlier folder stays as it was.
     Raises OutputError when the target is taken, the disk is or becomes full, or a planned tensor is missing.
@@ -79,9 +80,11 @@ class FolderWriter:
         *,
         overwrite: bool = False,
         shard_bytes: int = SHARD_BYTES,
+        stem: str = "model",
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.shard_bytes = shard_bytes
+        self._stem = stem
         self.files: tuple[WrittenFile, ...] = ()
         self._metadata = {"format": "pt", **(metadata or {})}
         self._staging = Staging(Path(out_dir), overwrite=overwrite)
@@ -122,12 +125,13 @@ class FolderWriter:
             total_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors.values())
             self._staging.require_space(total_bytes + _SPARE_BYTES)
             for number, names in enumerate(shards, start=1):
-                file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+                part = f"-{number:05}-of-{len(shards):05}" if len(shards) > 1 else ""
+                file = f"{self._stem}{part}.safetensors"
                 self._begin_shard(file, {n: tensors[n] for n in names})
         if len(shards) > 1:
             weight_map = {n: self._slots[n].shard for n in sorted(self._slots)}
             index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-            self.add_text(_INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+            self.add_text(f"{self._stem}{_INDEX}", json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
     def _split(self, tensors: Plan) -> list[list[str]]:
         """Names per shard."""

@@ -63,8 +63,9 @@ class Row:
 class Arena:
     """A source whose base and tasks are resident on one device: the same protocol, the same bits.
 
-    Every model lies in one contiguous buffer per stored dtype; what was measured on data lies beside it. The digest is
-    the source's, so statistics that were computed from files are valid for the arena too.
+    Every model lies in one contiguous buffer per stored dtype; what was measured on data lies beside it. Of an adapter
+    only what it changes is kept, as its dense float32 ΔW. The digest is the source's, so statistics that were computed
+    from files are valid for the arena too.
     """
 
     def __init__(self, source: Source, device: torch.device | str = "cpu") -> None:
@@ -76,22 +77,26 @@ class Arena:
         self._sizes = {n: numel(source, n) for n in self.names}
         self._base = self._row({n: source.dtype(n) for n in self.names})
         # An empty slice tells a task's stored dtype, which may differ from the base's.
-        dtypes = [{n: source.task(t, n, 0, 0).dtype for n in self.names} for t in range(len(self.tasks))]
-        self._tasks = [self._row(d) for d in dtypes]
+        held = [[n for n in self.names if not source.unchanged(t, n)] for t in range(len(self.tasks))]
+        self._tasks = [self._row({n: source.task(t, n, 0, 0).dtype for n in names}) for t, names in enumerate(held)]
+        self._unchanged = [frozenset(self.names).difference(names) for names in held]
+        self._deltas = {(t, n) for t, names in enumerate(held) for n in names if source.holds_delta(t, n)}
         for name in self.names:
             self._base.flat(name).copy_(source.base(name, 0, self._sizes[name]))
             for index, row in enumerate(self._tasks):
+                if self.unchanged(index, name):
+                    continue
                 row.flat(name).copy_(source.task(index, name, 0, self._sizes[name]))
         self._given = {
-            (kind, index, name): held.to(self.device)
+            (kind, index, name): measured.to(self.device)
             for kind in GIVEN_KINDS
             for index in range(len(self.tasks))
             for name in self.names
-            if (held := source.given(kind, index, name)) is not None
+            if (measured := source.given(kind, index, name)) is not None
         }
 
     def _row(self, dtypes: Mapping[str, torch.dtype]) -> Row:
-        return Row(self._shapes, dtypes, self.device)
+        return Row({n: self._shapes[n] for n in dtypes}, dtypes, self.device)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor."""
@@ -106,8 +111,17 @@ class Arena:
         return self._base.flat(name)[start:stop]
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice of θ_t; a view, not to be written to."""
-        return self._tasks[index].flat(name)[start:stop]
+        """Flat slice of θ_t, of τ_t where `holds_delta`; a view, not to be written to."""
+        row = self._base if self.unchanged(index, name) else self._tasks[index]
+        return row.flat(name)[start:stop]
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether the resident values of this tensor are the task vector itself."""
+        return (index, name) in self._deltas
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Whether a task has no tensor of its own here: the base's serves both."""
+        return name in self._unchanged[index]
 
     def given(self, kind: str, index: int, name: str) -> Tensor | None:
         """A statistic of θ_t for one tensor, not to be written to, or None."""
@@ -138,7 +152,8 @@ def arena_bytes(source: Source, rows: Sequence[torch.dtype | None] = ()) -> int:
     total = 0
     for name in source.names:
         size, own = numel(source, name), source.dtype(name).itemsize
-        tasks = sum(source.task(t, name, 0, 0).dtype.itemsize for t in range(len(source.tasks)))
+        changed = [t for t in range(len(source.tasks)) if not source.unchanged(t, name)]
+        tasks = sum(source.task(t, name, 0, 0).dtype.itemsize for t in changed)
         total += size * (own + tasks + sum(r.itemsize if r else own for r in rows))
         total += sum(source.given_bytes(kind, t, name) for kind in GIVEN_KINDS for t in range(len(source.tasks)))
     return total

@@ -71,7 +71,7 @@ class Scan:
         narrow = arithmetic_dtype(self.source, chunk.name)
         base = self.source.base(chunk.name, chunk.start, chunk.stop).to(narrow)
         task = self.source.task(self.task, chunk.name, chunk.start, chunk.stop).to(narrow)
-        return (task - base).to(self.dtype)
+        return (task if self.source.holds_delta(self.task, chunk.name) else task - base).to(self.dtype)
 
     def total(self, function: Callable[[Tensor], Sequence[Tensor]]) -> list[Tensor]:
         """Sums of `function(τ_t)` over all slices, added in a fixed order."""

@@ -45,7 +45,15 @@ class Source(Protocol):
         ...
 
     def task(self, index: int, name: str, start: int, stop: int) -> Tensor:
-        """Flat slice [stop - start] of θ_t, stored dtype."""
+        """Flat slice [stop - start] of θ_t, stored dtype; of τ_t itself where `holds_delta`."""
+        ...
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether `task` gives the difference τ_t in place of θ_t: an adapter's ΔW, never rounded into weights."""
+        ...
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Whether it is known without reading that θ_t is θ_0 here, as where an adapter leaves a tensor alone."""
         ...
 
     def given(self, kind: str, index: int, name: str) -> Tensor | None:
@@ -98,7 +106,11 @@ def deltas(source: Source, chunk: Chunk) -> Tensor:
     base = source.base(chunk.name, chunk.start, chunk.stop).to(dtype)
     out = torch.empty((len(source.tasks), base.numel()), dtype=dtype, device=base.device)
     for index in range(len(source.tasks)):
-        torch.sub(source.task(index, chunk.name, chunk.start, chunk.stop).to(dtype), base, out=out[index])
+        task = source.task(index, chunk.name, chunk.start, chunk.stop).to(dtype)
+        if source.holds_delta(index, chunk.name):
+            out[index] = task
+        else:
+            torch.sub(task, base, out=out[index])
     return out
 
 
@@ -149,3 +161,11 @@ class StateDictSource:
         """Size of what `given` would return; 0 for None."""
         held = self.given(kind, index, name)
         return 0 if held is None else held.nbytes
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Never: state dicts hold weights."""
+        return False
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Never known without reading."""
+        return False

@@ -123,9 +123,14 @@ def load_module(
     Raises CheckpointError when the folder is no usable checkpoint, has no config.json, or lacks a parameter.
     """
     from explorer.checkpoints import open_checkpoint
+    from explorer.checkpoints.adapter import Adapter
 
     if isinstance(checkpoint, (str, Path)):
         checkpoint = open_checkpoint(checkpoint)
+    if isinstance(checkpoint, Adapter):
+        advice = f"Write a recipe with {checkpoint.settings.trained_on} as base and the adapter as a task."
+        must, got = "must be a whole model to be evaluated", "a PEFT adapter"
+        raise CheckpointError(sentence(str(checkpoint.path), must, got, advice))
     if not checkpoint.config:
         advice = "Evaluate the folder that holds the weights and their config.json."
         must = "needs a config.json that says the architecture"

@@ -2,7 +2,7 @@
 
 from explorer.merging._add_ons import ADD_ONS, AddOn, add_on, check_add_ons
 from explorer.merging._api import METHODS, Method, method
-from explorer.merging._run import Prepared, cast, merge_chunk, merge_into, merge_tensor, plan, prepare
+from explorer.merging._run import Prepared, cast, merge_chunk, merge_deltas, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cast",
     "check_add_ons",
     "merge_chunk",
+    "merge_deltas",
     "merge_into",
     "merge_tensor",
     "method",

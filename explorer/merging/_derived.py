@@ -53,6 +53,12 @@ class _Derived:
     def given_bytes(self, kind: str, index: int, name: str) -> int:
         return 0
 
+    def holds_delta(self, index: int, name: str) -> bool:
+        return True
+
+    def unchanged(self, index: int, name: str) -> bool:
+        return False
+
 
 def values_at(
     statistics: Statistics,

@@ -54,6 +54,14 @@ class Ordered:
         """Size of what `given` would return; 0 for None."""
         return self.source.given_bytes(kind, self.order[index], name)
 
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Whether `task` gives τ_t, t counted in the new order."""
+        return self.source.holds_delta(self.order[index], name)
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Whether θ_t is known to be θ_0, t counted in the new order."""
+        return self.source.unchanged(self.order[index], name)
+
 
 def ordered(source: Source, order: tuple[int, ...]) -> Source:
     """The source with task `order[i]` in place i; the source itself when nothing moves."""

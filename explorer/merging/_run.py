@@ -126,10 +126,20 @@ def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
     Raises CheckpointError naming the tensor when an input is not finite.
     """
     base = base_chunk(source, chunk)
+    merged = merge_deltas(prepared, source, chunk, base)
+    return torch.where(merged == 0, base, merged + base)
+
+
+def merge_deltas(prepared: Prepared, source: Source, chunk: Chunk, base: Tensor | None = None) -> Tensor:
+    """The merged task vector of one chunk, scale applied, before it is added to the base; [n], or [T, n].
+
+    `base` saves reading θ_0 of the chunk again. Raises as `merge_chunk`.
+    """
+    base = base_chunk(source, chunk) if base is None else base
     if prepared.keeps_base:
         require_finite_base(base, chunk)
-        count = len(prepared.tasks)
-        return base.expand(count, -1).clone() if prepared.method.output == "per_task" else base.clone()
+        zero = torch.zeros_like(base)
+        return zero.expand(len(prepared.tasks), -1).clone() if prepared.method.output == "per_task" else zero
     view = ordered(source, prepared.order)
     task_vectors = deltas(view, chunk)
     if not bool(torch.isfinite(task_vectors.sum())):
@@ -137,11 +147,10 @@ def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
     merged = _kernel(prepared, view, chunk, task_vectors, base)
     for add_on in prepared.add_ons:
         merged = add_on.apply(merged, task_vectors, chunk.name)
-    weights = torch.where(merged == 0, base, merged + base)
-    if prepared.method.output == "per_task" and weights.shape[0] > 1:
+    if prepared.method.output == "per_task" and merged.shape[0] > 1:
         back = sorted(range(len(prepared.order)), key=prepared.order.__getitem__)
-        return weights if back == list(range(len(back))) else weights[back]
-    return weights
+        return merged if back == list(range(len(back))) else merged[back]
+    return merged
 
 
 def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor, base: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class Rule:
     trim_rule: str = "magnitude"
     trim_count: str = "inclusive"
     rescale: str = "none"
+    weighting: str = "before"
 
     @staticmethod
     def of(parameters: Mapping[str, Any]) -> Rule:
@@ -46,12 +47,15 @@ def vote_weights(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 def merge(deltas: Tensor, rule: Rule, weight: Tensor, scale: Tensor, stats: Mapping[str, Tensor]) -> Tensor:
     """The merged task vector of one chunk, [n], scale applied."""
-    factors, common = vote_weights(weight, scale)
+    later = rule.weighting == "after"
+    factors, common = vote_weights(torch.ones_like(weight) if later else weight, scale)
     votes = _votes(deltas, rule, factors, stats)
     if rule.sign_rule == "none":
-        return _merge_all(votes, rule, weight) * common
+        return _merge_all(votes * parts.column(weight, votes) if later else votes, rule, weight) * common
     positive = parts.elected_positive(_election(votes, rule, factors, stats), _zero_is_positive(rule, stats))
     magnitudes = parts.agreeing(votes, positive)
+    if later:
+        return parts.with_sign(_reduce_weighted(magnitudes, rule, weight), positive) * common
     return parts.with_sign(_reduce(magnitudes, rule, weight), positive) * common
 
 
@@ -69,7 +73,8 @@ def prepare(
     `amount` is what `trim_rule` norm_fraction or std goes by. Empty weights and scales mean 1 for every task.
     """
     ones = [1.0] * len(density)
-    factors, _ = vote_weights(*(torch.tensor(list(v) or ones, dtype=torch.float64) for v in (weight, scale)))
+    voting = () if rule.weighting == "after" else weight
+    factors, _ = vote_weights(*(torch.tensor(list(v) or ones, dtype=torch.float64) for v in (voting, scale)))
     stats, key = _thresholds(statistics, rule, density, amount)
     if rule.rescale == "l1":
         stats["rescale"] = _rescale(statistics, rule, key, stats)
@@ -161,6 +166,16 @@ def _reduce(magnitudes: Tensor, rule: Rule, weight: Tensor) -> Tensor:
     if rule.reduce == "max":
         return parts.disjoint_max(magnitudes)
     return parts.disjoint_mean(magnitudes, weight if rule.divisor == "weights" else None)
+
+
+def _reduce_weighted(magnitudes: Tensor, rule: Rule, weight: Tensor) -> Tensor:
+    """As `_reduce` of weight · magnitude, where an agreeing task counts in a mean whatever its weight, 0 included."""
+    weighted = magnitudes * parts.column(weight, magnitudes)
+    if rule.reduce != "mean":
+        return _reduce(weighted, rule, weight)
+    share = weight if rule.divisor == "weights" else torch.ones_like(weight)
+    total = parts.task_sum((magnitudes != 0) * parts.column(share, magnitudes))
+    return parts.task_sum(weighted) / torch.where(total > 0, total, 1)
 
 
 def _merge_all(votes: Tensor, rule: Rule, weight: Tensor) -> Tensor:

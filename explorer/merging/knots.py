@@ -164,3 +164,11 @@ class Rotated:
     def given_bytes(self, kind: str, index: int, name: str) -> int:
         """No bytes."""
         return 0
+
+    def holds_delta(self, index: int, name: str) -> bool:
+        """Always: what is rotated are the differences."""
+        return True
+
+    def unchanged(self, index: int, name: str) -> bool:
+        """Never known without reading."""
+        return False

@@ -59,8 +59,14 @@ def ties(
         "what a mean divides by: the number of agreeing tasks (paper) or the sum of their weights",
     ] = "count",
     weight: Annotated[
-        float, Range(0, 10, step=0.05), PerTask(), Advanced(), "factor of this task's values before the election"
+        float, Range(0, 10, step=0.05), PerTask(), Advanced(), "factor of this task's values: see weighting"
     ] = 1.0,
+    weighting: Annotated[
+        str,
+        Choice("before", "after", labels=("before the election", "after the election")),
+        Advanced(),
+        "when weights act: before the election, so that they count in the vote, or only on the values merged (PEFT)",
+    ] = "before",
     trim_rule: Annotated[
         str,
         Choice("magnitude", "norm_fraction", "std"),
@@ -92,9 +98,10 @@ def ties(
     vote, and a task of scale 0 neither votes nor counts. Where votes cancel exactly the paper's code takes the
     majority sign of the whole model, and minus when that is zero as well. When fewer entries changed than the density
     asks for, the threshold is 0 and nothing is trimmed. Density 1 keeps everything: with one task and scale 1 the
-    result is that task's model, to one float rounding. `density` matters only for trim_rule magnitude.
+    result is that task's model, to one float rounding. `density` matters only for trim_rule magnitude. With weighting
+    after, signs are elected without the weights, and a task of weight 0 still votes and counts in the mean.
     """
-    rule = _ties.Rule(scope, sign_rule, reduce, divisor, zero_sign, trim_rule, trim_count, rescale)
+    rule = _ties.Rule(scope, sign_rule, reduce, divisor, zero_sign, trim_rule, trim_count, rescale, weighting)
     return _ties.merge(deltas, rule, per_task(weight, deltas), per_task(scale, deltas), stats)
 
 

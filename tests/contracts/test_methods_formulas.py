@@ -56,12 +56,15 @@ def kth(density: float) -> np.ndarray:
     return sizes[:, count - 1].reshape(T, 1, 1)
 
 
-def numpy_ties_vector(scale: Any = 1.0, density: float = 0.2, reduce: str = "mean") -> np.ndarray:
+def numpy_ties_vector(
+    scale: Any = 1.0, density: float = 0.2, reduce: str = "mean", weight: Any = 1.0, weighting: str = "before"
+) -> np.ndarray:
     trimmed = np.where(np.abs(TAU) >= kth(density), TAU, 0)
-    votes = per_task(scale) / np.abs(per_task(scale)).max() * trimmed
+    early, late = (weight, 1.0) if weighting == "before" else (1.0, weight)
+    votes = per_task(early) * per_task(scale) / np.abs(per_task(scale)).max() * trimmed
     agree = np.sign(votes) == np.sign(votes.sum(0))
     agree &= votes != 0
-    total = (per_task(scale) * trimmed * agree).sum(0)
+    total = np.abs(per_task(scale)).max() * np.where(agree, per_task(late) * votes, 0).sum(0)
     return total / np.maximum(agree.sum(0), 1) if reduce == "mean" else total
 
 
@@ -103,6 +106,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ties", {"scale": -0.5, "density": 0.5}),
     ("ties", {"scale": SCALES, "density": 0.4}),
     ("ties", {"scale": SCALES, "reduce": "sum", "density": 1.0}),
+    ("ties", {"weight": [2.0, 0.5, 1.0, 0.0, 3.0], "density": 0.5}),
+    ("ties", {"weight": [2.0, 0.5, 1.0, 0.0, 3.0], "density": 0.5, "weighting": "after"}),
+    ("ties", {"weight": [2.0, 0.5, 1.0, 0.0, 3.0], "scale": SCALES, "reduce": "sum", "weighting": "after"}),
     ("tall_masks", {}),
     ("tall_masks", {"scale": SCALES, "mask_threshold": [0.2, 0.4, 0.6, 0.3, 1.2]}),
     ("tall_masks", {"multi_task_vector": "ties"}),

@@ -32,6 +32,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "test_golden_matching": ("rebasin.",),
     "test_golden_metrics": ("metric.", "weight_disentanglement."),
     "test_golden_data": ("fisher.", "regmean."),
+    "test_golden_adapters": ("peft.", "peftfn."),
 }
 """Which test file compares which cases, by how their ids begin."""
 SIGN_RULES = {"sum": "mass", "none": "none"}

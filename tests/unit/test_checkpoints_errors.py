@@ -246,7 +246,9 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_adapter_only(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    assert "must hold whole weights; got a PEFT adapter. Merge it into its base first" in message(tmp_path)
+    assert message(tmp_path).endswith(
+        "a PEFT adapter must have its adapter_config.json beside it; got none. Copy the whole folder of the adapter."
+    )
 
 
 @pytest.mark.parametrize("text", ['{"model_type": ', "[]", "\xff"])

@@ -93,7 +93,7 @@ class Spec:
     @property
     def label(self) -> str:
         """The name in words, for controls and tables."""
-        return self.name.replace("_", " ")
+        return self.name.rpartition(".")[2].replace("_", " ")
 
     @property
     def must(self) -> str:

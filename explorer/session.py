@@ -11,10 +11,13 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from explorer.errors import InputError, RecipeError, near, sentence
 from explorer.recipe import Recipe, TaskEntry
+
+if TYPE_CHECKING:
+    from explorer.merging import AddOn
 
 MAX_HISTORY = 200
 MAX_LINK_BYTES = 64_000
@@ -114,6 +117,13 @@ def with_values(
         for t in recipe.tasks
     )
     return replace(recipe, method=method, parameters=dict(common), tasks=tasks)
+
+
+def add_ons() -> tuple[AddOn, ...]:
+    """The add-ons that any merge can have, in name order."""
+    from explorer.merging import ADD_ONS
+
+    return tuple(ADD_ONS)
 
 
 def to_link(session: Session, view: Mapping[str, Any] | None = None) -> str:

@@ -15,6 +15,7 @@ from explorer.session import change, remember
 from explorer.streaming import LiveUpdate, stream
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
+from viz.panels.add_ons import show_add_ons, with_add_ons
 from viz.panels.draw import draw, empty
 from viz.panels.methods import choices, left_out
 from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method, turn_of
@@ -51,6 +52,8 @@ class MergePlace:
                 self.mixer = Mixer(show_mixer(recipe, method.specs), elem_id="mixer")
                 gr.Markdown("### Settings of this method")
                 self.controls = Controls(show_controls(recipe, method.title, method.specs), elem_id="controls")
+                gr.Markdown("### Add-ons to any method")
+                self.add_ons = Controls(show_add_ons(recipe), elem_id="add-ons")
             with gr.Column(scale=3, min_width=330):
                 self.headline = gr.HTML(words.headline(), padding=False, elem_id="headline")
                 self.problem = gr.HTML(padding=False, elem_id="merge-problem")
@@ -83,12 +86,13 @@ class MergePlace:
             show_controls(recipe, method.title, method.specs),
             gr.update(choices=self._offered(recipe), value=recipe.method),
             self.describe(recipe),
+            show_add_ons(recipe),
         ]
 
     def switch(self, slot: Slot, name: str, mixer: Any) -> list[Any]:
         """Another method: shared values stay. Gives the controls' new values."""
         if name == slot.session.recipe.method:  # the list says so too when it merely loses the focus
-            return [gr.skip()] * 4
+            return [gr.skip()] * 5
         slot.is_news(turn_of(mixer), 2)  # what was let go before, but comes later, must not undo this
         before = self.bench.method(slot.session.recipe.method)
         after = self.bench.method(name)
@@ -104,6 +108,20 @@ class MergePlace:
         try:
             specs = self.bench.method(method).specs
             recipe = recipe_from(slot.session.recipe, method, specs, mixer, controls)
+        except ExplorerError as error:
+            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
+            return
+        if keep:
+            slot.session = change(slot.session, recipe)
+        yield from self.updates(slot, recipe, keep=keep)
+
+    def added(self, slot: Slot, add_ons: Any, *, keep: bool) -> Iterator[list[Any]]:
+        """Updates for what the add-ons' controls say now."""
+        if not slot.is_news(turn_of(add_ons), int(keep)):
+            yield [gr.skip()] * 4
+            return
+        try:
+            recipe = with_add_ons(slot.session.recipe, add_ons)
         except ExplorerError as error:
             yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
             return

@@ -68,7 +68,15 @@ class _Wiring:
         self.bench, self.bar, self.models = bench, bar, models
         self.interference, self.merge, self.export = interference, merge, export
         self.history = [bar.undo, bar.redo]
-        self.shown = [bar.facts, models.status, models.table, interference.pair, *merge.settings, merge.about]
+        self.shown = [
+            bar.facts,
+            models.status,
+            models.table,
+            interference.pair,
+            *merge.settings,
+            merge.about,
+            merge.add_ons,
+        ]
         self.live = [*merge.outputs, *self.history, export.recipe]
 
     def slot(self, request: gr.Request) -> Slot:
@@ -114,7 +122,10 @@ class _Wiring:
         place, export = self.merge, self.export
         gr.on([place.mixer.input, place.controls.input], self.dragged, place.settings, self.live, **LIVE)
         gr.on([place.mixer.release, place.controls.release], self.released, place.settings, self.live, **LIVE)
-        switched = place.method.input(self.switch, [place.method, place.mixer], [*place.settings, place.about], **LIVE)
+        gr.on(place.add_ons.input, self.adding, place.add_ons, self.live, **LIVE)
+        gr.on(place.add_ons.release, self.added, place.add_ons, self.live, **LIVE)
+        shown = [*place.settings, place.about, place.add_ons]
+        switched = place.method.input(self.switch, [place.method, place.mixer], shown, **LIVE)
         switched.then(self.rescore_kept, None, self.live, **LIVE)
         export.dtype.input(self.set_dtype, export.dtype, None, **LIVE).then(self.rescore_kept, None, self.live, **LIVE)
         export.write.click(self.write, [export.name, export.replace], [export.note, export.zip], **LIVE)
@@ -196,6 +207,16 @@ class _Wiring:
         """A control was let go: a step of undo and of the trail."""
         slot = self.slot(request)
         yield from self._with_history(slot, self.merge.moved(slot, mixer, controls, method, keep=True))
+
+    def adding(self, add_ons: Any, request: gr.Request) -> Iterator[list[Any]]:
+        """A setting of an add-on is being moved."""
+        slot = self.slot(request)
+        yield from self._with_history(slot, self.merge.added(slot, add_ons, keep=False))
+
+    def added(self, add_ons: Any, request: gr.Request) -> Iterator[list[Any]]:
+        """An add-on was switched or its setting let go."""
+        slot = self.slot(request)
+        yield from self._with_history(slot, self.merge.added(slot, add_ons, keep=True))
 
     def switch(self, method: str, mixer: Any, request: gr.Request) -> list[Any]:
         """Another method."""

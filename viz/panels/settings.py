@@ -11,6 +11,7 @@ from explorer.errors import ParameterError
 from explorer.params import Range, Spec
 from explorer.recipe import Recipe
 from explorer.session import with_values
+from viz.panels.add_ons import describe_add_ons
 from viz.panels.draw import colours_of
 from viz.parts import Controls, controls_value, mixer_value, read_controls, read_mixer
 
@@ -59,7 +60,12 @@ def recipe_from(recipe: Recipe, method: str, specs: tuple[Spec, ...], mixer: Any
     defaults = {s.name: s.default for s in specs}
     common = {k: v for k, v in shown.items() if k not in per_task and v != defaults[k]}
     if mixed is not None and isinstance(mixed.allowed, Range):
-        per_task[mixed.name] = read_mixer(mixer, recipe.task_names, mixed.allowed.low, mixed.allowed.high)
+        read = read_mixer(mixer, recipe.task_names, mixed.allowed.low, mixed.allowed.high)
+        blocks = _blocks(recipe, mixed) if recipe.method == method else {}
+        # Values per tensor stay until their task's slider is moved.
+        per_task[mixed.name] = {
+            t: blocks[t] if t in blocks and math.isclose(v, _one(blocks[t])) else v for t, v in read.items()
+        }
     return with_values(recipe, method, common, per_task)
 
 
@@ -80,7 +86,19 @@ def _coefficients(recipe: Recipe, spec: Spec) -> dict[str, float]:
         value = spec.check(value, who=recipe.method, tasks=recipe.task_names)
     except ParameterError:
         value = spec.default
-    return dict(value) if isinstance(value, Mapping) else dict.fromkeys(recipe.task_names, value)
+    several = dict(value) if isinstance(value, Mapping) else dict.fromkeys(recipe.task_names, value)
+    return {t: _one(v) for t, v in several.items()}
+
+
+def _one(value: Any) -> float:
+    """The number that stands for a value per tensor on a slider: what most tensors take, the last one written."""
+    return float(list(value.values())[-1] if isinstance(value, Mapping) else value)
+
+
+def _blocks(recipe: Recipe, spec: Spec) -> dict[str, Any]:
+    """The tasks whose coefficient differs by tensor, with their patterns."""
+    value = recipe.values().get(spec.name)
+    return {t: v for t, v in value.items() if isinstance(v, Mapping) and v} if isinstance(value, Mapping) else {}
 
 
 def show_mixer(recipe: Recipe, specs: tuple[Spec, ...], previous: Any = None) -> dict[str, Any]:
@@ -100,10 +118,15 @@ def show_mixer(recipe: Recipe, specs: tuple[Spec, ...], previous: Any = None) ->
         high=mixed.allowed.high,
         step=mixed.allowed.step or 0.01,
         default=mixed.default,
-        help=mixed.help,
+        help=mixed.help + _blocks_note(recipe, mixed),
         previous=previous,
         label=mixed.label,
     )
+
+
+def _blocks_note(recipe: Recipe, spec: Spec) -> str:
+    named = ", ".join(_blocks(recipe, spec))
+    return f". Set per tensor in the recipe: {named}; moving such a slider sets all its tensors" if named else ""
 
 
 def _rows(mixer: Any) -> list[dict[str, Any]]:
@@ -185,6 +208,7 @@ def describe_change(before: Recipe | None, now: Recipe, title: str, defaults: Ma
                 parts += [f"{what}{t} {_short(a.get(t))} → {_short(b[t])}" for t in changed]
         elif a != b:
             parts.append(f"{name} {_short(a)} → {_short(b)}")
+    parts += describe_add_ons(before, now)
     if before.dtype != now.dtype:
         parts.append(f"stored as {now.dtype or 'the base'}")
     return ", ".join(parts) or title
@@ -193,4 +217,6 @@ def describe_change(before: Recipe | None, now: Recipe, title: str, defaults: Ma
 def _short(value: Any) -> str:
     if value is None:
         return "default"
+    if isinstance(value, Mapping):
+        return "per tensor"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

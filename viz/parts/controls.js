@@ -27,6 +27,15 @@ function show() {
   drawn = shape;
   if (!value) return;
   for (const [name, row] of Object.entries(rows)) if (busy !== name) row.write(value.values[name]);
+  fold();
+}
+
+// The settings of a switch, named switch.setting, are seen while it is on.
+function fold() {
+  for (const [name, row] of Object.entries(rows)) {
+    const owner = rows[name.split(".")[0]];
+    if (owner !== row && owner) row.box.hidden = !owner.read();
+  }
 }
 
 function rebuild(value) {
@@ -51,8 +60,10 @@ function makeRow(spec) {
   const help = node("p", "help", { id: id + "-help", text: spec.help + (spec.unit ? " (" + spec.unit + ")" : "") });
   const make = { slider: makeSlider, list: makeList, switch: makeSwitch, text: makeText }[spec.control];
   const [fields, read, write] = make(spec, id);
-  rows[spec.name] = { read, write };
-  return node("div", "row", { "data-name": spec.name }, label, node("div", "fields", {}, ...fields), help);
+  const box = node("div", "row", { "data-name": spec.name }, label, node("div", "fields", {}, ...fields), help);
+  box.classList.toggle("is-under", spec.name.includes("."));
+  rows[spec.name] = { read, write, box };
+  return box;
 }
 
 function makeSlider(spec, id) {
@@ -102,7 +113,7 @@ function makeList(spec, id) {
 
 function makeSwitch(spec, id) {
   const box = node("input", "switch", { type: "checkbox", id, "aria-describedby": id + "-help" });
-  box.addEventListener("change", () => send("release"));
+  box.addEventListener("change", () => { fold(); send("release"); });
   return [[box], () => box.checked, (x) => { box.checked = Boolean(x); }];
 }
 

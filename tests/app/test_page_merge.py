@@ -36,6 +36,28 @@ def asked(page: Page) -> list[str]:
     return sent
 
 
+def test_an_add_on_shows_its_settings_changes_the_scores_and_can_be_undone(page: Page) -> None:
+    open_merge(page)
+    first, count = merged(page), drawn(page, "scores")
+    box = page.locator("#add-ons [data-name='lines'] input")
+    alpha = page.locator("#add-ons [data-name='lines.alpha'] input[type=number]")
+    expect(alpha).to_be_hidden()
+    box.check()
+    expect(alpha).to_be_visible()
+    wait_scored(page, "- lines: {}", count)
+    second, count = merged(page), drawn(page, "scores")
+    assert second != first
+    alpha.fill("0.1")
+    alpha.press("Enter")
+    wait_scored(page, "- lines: {alpha: 0.1}", count)
+    assert merged(page) != second
+    page.locator("#undo").click()
+    page.locator("#undo").click()
+    until(page, lambda: is_scored(page) and merged(page) == first and not box.is_checked(), 120)
+    expect(alpha).to_be_hidden()
+    assert "add_ons" not in recipe(page)
+
+
 def test_a_dragged_slider_changes_the_scores_and_can_be_undone(page: Page) -> None:
     open_merge(page)
     first, said = merged(page), headline(page)

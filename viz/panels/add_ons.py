@@ -24,7 +24,7 @@ def specs() -> tuple[Spec, ...]:
     made = []
     for one in add_ons():
         if one.name in shown():
-            made.append(Spec(one.name, bool, False, None, f"{one.title}: {one.summary}"))
+            made.append(Spec(one.name, bool, False, None, one.summary))
             made += [replace(s, name=f"{one.name}.{s.name}", advanced=False) for s in one.specs]
     return tuple(made)
 
@@ -35,7 +35,8 @@ def show_add_ons(recipe: Recipe) -> dict[str, Any]:
     for name, given in recipe.add_ons:
         values |= {name: True, **{f"{name}.{k}": v for k, v in given.items()}}
     known = {s.name for s in specs()}
-    return controls_value(WHO, specs(), {k: v for k, v in values.items() if k in known})
+    labels = {a.name: a.title for a in add_ons()}
+    return controls_value(WHO, specs(), {k: v for k, v in values.items() if k in known}, labels=labels)
 
 
 def with_add_ons(recipe: Recipe, controls: Any) -> Recipe:

@@ -177,8 +177,11 @@ class _Wiring:
         def walked(mixer: Any, request: gr.Request) -> list[Any]:
             slot = self.slot(request)
             slot.is_news(turn_of(mixer), 2)
-            slot.session = step(slot.session)
-            return ["", *self._show(slot, mixer)]
+            with slot.lock:
+                slot.session = session = step(slot.session)
+            shown = ["", *self._show(slot, mixer)]
+            # Two quick steps may end in either order; the page must not go back to what the first one showed.
+            return shown if slot.session.recipe is session.recipe else [gr.skip()] * len(shown)
 
         return walked
 

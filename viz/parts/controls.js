@@ -62,6 +62,7 @@ function makeRow(spec) {
   const [fields, read, write] = make(spec, id);
   const box = node("div", "row", { "data-name": spec.name }, label, node("div", "fields", {}, ...fields), help);
   box.classList.toggle("is-under", spec.name.includes("."));
+  box.classList.toggle("is-switch", spec.control === "switch");
   rows[spec.name] = { read, write, box };
   return box;
 }

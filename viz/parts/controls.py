@@ -49,15 +49,22 @@ with assets.no_stub_file():
 
 
 def controls_value(
-    who: str, specs: Sequence[Spec], values: Mapping[str, Any] | None = None, empty: str = ""
+    who: str,
+    specs: Sequence[Spec],
+    values: Mapping[str, Any] | None = None,
+    empty: str = "",
+    labels: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Value of `Controls`: the declarations in the page's words and the present values.
 
-    A value that is a mapping (one per task) shows as the first of them; `empty` is said when there is nothing to set.
+    A value that is a mapping (one per task) shows as the first of them; `empty` is said when there is nothing to set;
+    `labels` stand for a parameter's own name. A parameter named `switch.setting` is seen while that switch is on.
     """
     given = values or {}
     present = {s.name: _single(given.get(s.name, s.default)) for s in specs}
-    return {"who": who, "specs": [_described(s) for s in specs], "values": present, "empty": empty}
+    words = labels or {}
+    described = [{**_described(s), "label": words.get(s.name, s.label)} for s in specs]
+    return {"who": who, "specs": described, "values": present, "empty": empty}
 
 
 def _single(value: Any) -> Any:

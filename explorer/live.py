@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.compute.arena import Arena, Row, arena_bytes
+from explorer.compute.source import Chunk, base_chunk, chunks, deltas
 from explorer.errors import CheckpointError, sentence
 from explorer.evaluation.models import bind, build_module
 from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
@@ -142,6 +143,25 @@ class LiveModel:
     def weights(self, task: str | None = None) -> dict[str, Tensor]:
         """The merged tensors as an export would hold them (views; do not write)."""
         return self._stored[self.arena.tasks.index(task) if task and len(self._stored) > 1 else 0].views()
+
+    def rebuild_errors(self, cancel: CancelToken | None = None) -> dict[str, float]:
+        """Per task ‖θ̂_t − θ_t‖ / ‖θ_t − θ_0‖ over the merged tensors, as stored; NaN for a task equal to the base.
+
+        For methods with one model per task; one pass over what is resident.
+        """
+        tasks = self.arena.tasks
+
+        def one(chunk: Chunk) -> Tensor:
+            base, moved = base_chunk(self.arena, chunk), deltas(self.arena, chunk)
+            rows = [row.flat(chunk.name)[chunk.start : chunk.stop].to(base.dtype) for row in self._stored]
+            off = torch.stack(rows) - base - moved
+            return torch.stack([off.double().square().sum(1), moved.double().square().sum(1)])
+
+        total = torch.zeros(2, len(tasks), dtype=torch.float64, device=self.arena.device)
+        pieces = list(chunks(self.arena))
+        for part in self._executor.map(one, pieces, total=len(pieces), label="rebuild", cancel=cancel):
+            total = total + part
+        return dict(zip(tasks, (total[0] / total[1]).sqrt().tolist(), strict=True))
 
     @property
     def resident_bytes(self) -> int:

@@ -20,7 +20,10 @@ from explorer.checkpoints import Checkpoint
 from explorer.errors import Cancelled
 from explorer.evaluation import Evaluator, Partial, Summary, TaskComparison, TaskScore, load_module, scores_table
 from explorer.executor import CancelToken
+from explorer.live import LiveModel
+from explorer.merging import METHODS
 from explorer.opening import OpenModels
+from explorer.params import check_values
 from explorer.recipe import Recipe
 from explorer.results import Result
 from explorer.seeds import digest_of
@@ -32,12 +35,25 @@ UPDATE_EVERY_SECONDS = 1.0
 """Refinements of numbers that are already shown come no faster than this."""
 
 
+@dataclass(frozen=True)
+class Rebuild:
+    """How well a method with one model per task gives every task back, and what must be kept for it.
+
+    `errors`: task -> ‖θ̂_t − θ_t‖ / ‖τ_t‖. `stored`: share of the T whole task vectors that the parts take; None where
+    the method does not say.
+    """
+
+    errors: Mapping[str, float]
+    stored: float | None
+
+
 @dataclass(frozen=True, eq=False)
 class LiveUpdate:
     """What is known now about one setting.
 
     `complete`: every merged example is scored. `finished`: base and experts as well. `eta_seconds`: to go for the
-    merged model, None until known. `merge_seconds`: what the merge itself took.
+    merged model, None until known. `merge_seconds`: what the merge itself took. `rebuild`: for methods with one model
+    per task, once everything is scored.
     """
 
     recipe: Recipe
@@ -49,6 +65,7 @@ class LiveUpdate:
     eta_seconds: float | None
     complete: bool
     finished: bool
+    rebuild: Rebuild | None = None
 
     def move(self, label: str) -> Move:
         """This setting as a step of the trail."""
@@ -104,7 +121,22 @@ def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> 
         if not (first_of_task or partial.complete or now - shown >= UPDATE_EVERY_SECONDS):
             continue  # drawing costs the page, and on a small machine the scoring, more than a digit is worth
         shown = now
-        yield _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)
+        update = _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)
+        yield replace(update, rebuild=_rebuild(bench, live, recipe, token)) if partial.complete else update
+
+
+def _rebuild(bench: Workbench, live: LiveModel, recipe: Recipe, token: CancelToken) -> Rebuild | None:
+    """What a method with one model per task keeps of each; None for other methods."""
+    method = METHODS.get(recipe.method)
+    if method.output == "single":
+        return None
+    with bench.turns.turn():
+        token.check("rebuild")
+        errors = live.rebuild_errors(token)
+    shapes = {n: live.arena.shape(n) for n in live.arena.names}
+    values = check_values(method.specs, recipe.values(), who=method.name, tasks=recipe.task_names)
+    stored = method.stored_function(shapes, len(recipe.tasks), values) if method.stored_function else None
+    return Rebuild(errors, stored)
 
 
 def current_scores(bench: Workbench, slot: Slot, recipe: Recipe) -> Result | None:

@@ -35,6 +35,8 @@ SUPPLIED = ("stats", "base", "seeds", "offset", "name", "given")
 Stat = Tensor | dict[str, Tensor]
 """One statistic: the same for the whole model, or one per tensor name."""
 
+Shapes = Mapping[str, tuple[int, ...]]
+Stored = Callable[[Shapes, int, Mapping[str, Any]], float]
 Prepare = Callable[["Statistics", Mapping[str, Any]], Mapping[str, Stat]]
 
 
@@ -66,6 +68,7 @@ class Method:
     needs: tuple[str, ...] = ()
     needs_data: tuple[str, ...] = ()
     prepare_function: Prepare | None = field(default=None, repr=False)
+    stored_function: Stored | None = field(default=None, repr=False)
 
     def __call__(self, deltas: Tensor, **parameters: Any) -> Tensor:
         """The merged task vector of one chunk."""
@@ -80,6 +83,15 @@ class Method:
         if self.prepare_function is not None:
             raise TypeError(f"method {self.name!r} has two prepare functions")
         self.prepare_function = function
+        return function
+
+    def stored(self, function: Stored) -> Stored:
+        """Decorator: `function(shapes, tasks, parameters)` says how much must be kept to rebuild every task's model.
+
+        For methods with one model per task: the share of the T whole task vectors that their parts take, counted in
+        numbers of 32 bits; the base comes on top of either. It may exceed 1.
+        """
+        self.stored_function = function
         return function
 
     @property

@@ -11,6 +11,7 @@ from torch import Tensor
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._statistics import Statistics
+from explorer.merging.tall_masks import one_update_and_masks
 from explorer.params import Choice, PerTask, Range
 
 
@@ -67,3 +68,6 @@ def _unified(deltas: Tensor) -> tuple[Tensor, Tensor]:
     positive = parts.elected_positive(parts.task_sum(deltas), False)
     magnitudes = parts.agreeing(deltas, positive)
     return parts.with_sign(parts.disjoint_max(magnitudes), positive), magnitudes > 0
+
+
+emr.stored(one_update_and_masks)

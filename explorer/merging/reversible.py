@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from explorer.merging._api import Stat, method, per_task
+from explorer.merging._api import Shapes, Stat, method, per_task
 from explorer.merging._parts import column, weighted_sum
 from explorer.merging._statistics import Statistics
 from explorer.params import Choice, PerTask, Range
@@ -60,6 +61,14 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     if isinstance(found, Tensor):
         return {"projection": projection(found, components)}
     return {"projection": {name: projection(gram, components) for name, gram in found.items()}}
+
+
+@reversible.stored
+def _(shapes: Shapes, tasks: int, parameters: Mapping[str, Any]) -> float:
+    vectors = min(tasks, parameters["components"] + 1)
+    sizes = [prod(s) for s in shapes.values()]
+    groups = 1 if parameters["scope"] == "model" else len(sizes)
+    return vectors / tasks + groups * (vectors - 1) / max(1, sum(sizes))
 
 
 def projection(gram: Tensor, components: int) -> Tensor:

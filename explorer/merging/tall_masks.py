@@ -10,7 +10,7 @@ from torch import Tensor
 
 from explorer.merging import _parts as parts
 from explorer.merging import _ties
-from explorer.merging._api import Stat, method, per_task
+from explorer.merging._api import Shapes, Stat, method, per_task
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerTask, Range
 
@@ -150,6 +150,13 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     unscaled = _ties.prepare(statistics, TIES_SUM, density=density)
     scaled = _ties.prepare(statistics, TIES_SUM, density=density, scale=parameters["scale"])
     return {**unscaled, "scaled_elected": scaled["elected"]}
+
+
+@magnitude_masking.stored
+@tall_masks.stored
+def one_update_and_masks(shapes: Shapes, tasks: int, parameters: Mapping[str, Any]) -> float:
+    """One update of 32 bits per weight and one bit per weight and task, of T updates."""
+    return (32 + tasks) / (32 * tasks)
 
 
 def _scaled(stats: Mapping[str, Tensor]) -> dict[str, Tensor]:

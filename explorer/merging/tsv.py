@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from explorer.merging._api import method, per_task
+from explorer.merging._api import Shapes, method, per_task
 from explorer.merging._matrices import is_matrix, mean_of, nearest_orthogonal, singular
 from explorer.merging._parts import column
 from explorer.params import Advanced, Choice, PerTask, Range
@@ -100,6 +102,22 @@ def tsv_compress(
     if is_matrix(name, deltas[0], excluded):
         kept = torch.stack([low_rank(d, rank_fraction) for d in deltas])
     return kept * column(per_task(scale, deltas), deltas)
+
+
+@tsv_compress.stored
+def _(shapes: Shapes, tasks: int, parameters: Mapping[str, Any]) -> float:
+    return compressed_share(shapes, parameters["rank_fraction"], parameters["excluded"])
+
+
+def compressed_share(shapes: Shapes, fraction: float, excluded: str) -> float:
+    """Numbers of the kept singular triplets, and of all other tensors in full, by those of whole updates."""
+    total = kept = 0
+    for name, shape in shapes.items():
+        size = prod(shape)
+        matrix = fraction < 1 and is_matrix(name, torch.empty(shape, device="meta"), excluded)
+        total += size
+        kept += kept_count(fraction, min(shape)) * (sum(shape) + 1) if matrix else size
+    return kept / max(1, total)
 
 
 def kept_count(fraction: float, of: int) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from math import prod
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from explorer.merging._api import method, per_task
+from explorer.merging._api import Shapes, method, per_task
 from explorer.merging._matrices import is_matrix
 from explorer.merging._parts import column, weighted_sum
-from explorer.merging.tsv import Excluded, kept_count, low_rank
+from explorer.merging.tsv import Excluded, compressed_share, kept_count, low_rank
 from explorer.params import Choice, PerTask, Range
 
 
@@ -56,6 +58,17 @@ def twin_merging(
         kept = low_rank if compress == "svd" else _largest
         exclusive = torch.stack([kept(part, rank_fraction) for part in exclusive])
     return shared + exclusive * column(per_task(exclusive_weight, deltas), deltas)
+
+
+@twin_merging.stored
+def _(shapes: Shapes, tasks: int, parameters: Mapping[str, Any]) -> float:
+    fraction, excluded = parameters["rank_fraction"], parameters["excluded"]
+    if parameters["compress"] == "svd":
+        return 1 / tasks + compressed_share(shapes, fraction, excluded)
+    # A kept entry is a value and its place.
+    sizes = {n: (prod(s), is_matrix(n, torch.empty(s, device="meta"), excluded)) for n, s in shapes.items()}
+    kept = sum(min(size, 2 * kept_count(fraction, size)) if matrix else size for size, matrix in sizes.values())
+    return 1 / tasks + kept / max(1, sum(size for size, _ in sizes.values()))
 
 
 def _largest(matrix: Tensor, fraction: float) -> Tensor:

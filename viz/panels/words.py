@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -49,6 +49,17 @@ def figure(label: str, value: str, detail: str = "", *, tone: str = "") -> str:
 def headline(*figures: str) -> str:
     """A row of numbers."""
     return f'<div class="explorer-headline" role="group" aria-live="off">{"".join(figures)}</div>'
+
+
+def rebuilt(errors: Mapping[str, float], stored: float | None) -> str:
+    """How far the tasks' rebuilt updates lie from their own, and what must be stored: for one model per task."""
+    known = {task: e for task, e in errors.items() if math.isfinite(e)}
+    if not known:
+        return ""
+    worst = max(known, key=lambda t: known[t])
+    mean = sum(known.values()) / len(known)
+    kept = "" if stored is None else f"; stored: {share(stored)} of all task vectors"
+    return figure("error of rebuilt tasks", share(mean), f"worst {share(known[worst])} ({worst}){kept}", tone="small")
 
 
 def fine_tunes(n: int) -> str:

@@ -86,7 +86,7 @@ def scores(result: Result, *, relative: Relative = False, colours: Colours = Non
     merged = rows[rows["model"] == "merged"]
     names = downwards(names_axis(tasks, 14, every=1))
     figure = frame(
-        140 + 44 * len(tasks), x=unit, y="task", meta={"y": list(tasks)}, margin={"l": 8, "r": 62, "t": 8, "b": 8},
+        140 + 44 * len(tasks), x=unit, y="task", meta={"y": list(tasks)}, margin={"l": 8, "r": 72, "t": 8, "b": 8},
         xaxis={"range": _range(rows, relative), "automargin": True, "zeroline": False},
         # Half a row more on top, for the heading of the column at the right.
         yaxis={**names, "ticktext": [_row_label(t, merged) for t in tasks], "range": [len(tasks) - 0.5, -1]},

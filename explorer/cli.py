@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     docs = commands.add_parser("docs", help="write the generated reference pages")
     docs.add_argument("--check", action="store_true", help="fail when a page is out of date instead of writing")
-    for name in ("inspect", "survey", "evaluate", "methods", "metrics", "tasks"):
+    for name in ("inspect", "survey", "merge", "evaluate", "methods", "metrics", "tasks"):
         commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
     return root
 
@@ -209,10 +209,16 @@ def _changed(recipe: Any, changes: Sequence[str]) -> Any:
 def _merge(arguments: argparse.Namespace) -> int:
     from explorer.exporting import run_recipe
     from explorer.recipe import Recipe
+    from explorer.survival import survival_text
 
     recipe = _changed(Recipe.load(arguments.recipe), arguments.set)
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
+    if arguments.json:
+        plain = {"path": export.path, "folders": export.folders, "total_bytes": export.total_bytes}
+        _print_json({**plain, "seconds": export.seconds, "survival": export.survival.to_json()})
+        return 0
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
+    print(survival_text(export.survival))
     return 0
 
 

@@ -3,6 +3,7 @@
 from explorer.merging._api import METHODS, Method, method
 from explorer.merging._run import Prepared, cast, merge_chunk, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
+from explorer.merging._survival import survival, survival_table, tensor_sums
 
 __all__ = [
     "METHODS",
@@ -16,4 +17,7 @@ __all__ = [
     "method",
     "plan",
     "prepare",
+    "survival",
+    "survival_table",
+    "tensor_sums",
 ]

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 import numpy as np
 import torch
-from zoo_grids import axes
 
+from benchmarks.zoo_grids import axes
 from explorer.compute.device import pick_device
 from explorer.errors import Cancelled, ExplorerError
 from explorer.evaluation import Evaluator, find_tasks, load_module, load_task, wilson

@@ -213,6 +213,23 @@ def test_each_model_of_a_per_task_merge_says_its_own(zoo: Path, tmp_path: Path) 
         assert f"| **merged, {task}** |" in card and card.count(", alone |") == 1
 
 
+def test_the_page_says_it_below_the_dtype_and_after_an_export(zoo: Path, tmp_path: Path) -> None:
+    import gradio as gr
+
+    from viz.panels.export import ExportPlace
+
+    bench = make_bench(zoo, tmp_path / "exports", start=recipe_of(zoo, dtype="bfloat16"))
+    slot = bench.slot("tab")
+    with gr.Blocks():
+        place = ExportPlace(bench)
+    assert place.left(slot) == ""
+    list(stream(bench, slot, slot.session.recipe, slot.newest()))
+    shown = survival_shown(bench, slot)
+    assert shown is not None and survival_text(shown) in place.left(slot)
+    *_, (note, _) = place.run(slot, "out", False)
+    assert "Wrote " in note and survival_text(shown) in note
+
+
 def test_the_page_measures_once_the_scores_are_complete_and_only_what_is_cheap(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from explorer.checkpoints.staging import Staging
 from explorer.checkpoints.writer import FolderWriter
 from explorer.compute.source import Source, arithmetic_dtype
 from explorer.errors import RecipeError, sentence
-from explorer.executor import CancelToken, ProgressCallback, SerialExecutor, ThreadExecutor
+from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor, ThreadExecutor
 from explorer.merging import METHODS, Prepared, cast, merge_tensor, prepare, survival_table, tensor_sums
 from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
 from explorer.recipe import Recipe
@@ -96,7 +96,7 @@ def write_merge(
     threads = ThreadExecutor(2) if source.device.type == "cpu" else SerialExecutor()
     prepared = prepare(method, source, recipe.values(), executor=threads, seed=recipe.seed, cancel=cancel)
     single = method.output == "single"
-    job = _Job(recipe, models, source, prepared, scores, progress, cancel)
+    job = _Job(recipe, models, source, prepared, threads, scores, progress, cancel)
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)
     total = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
     return Export(out_dir, folders, total, time.perf_counter() - started, job.survival())
@@ -118,6 +118,7 @@ class _Job:
     models: OpenModels
     source: Source
     prepared: Prepared
+    executor: Executor
     scores: Result | None
     progress: ProgressCallback | None
     cancel: CancelToken | None
@@ -126,7 +127,7 @@ class _Job:
     def merged(self, name: str, dtype: torch.dtype) -> list[torch.Tensor]:
         """One merged tensor as it is stored, or one per task; what rounding cost it is added to `sums`."""
         out = merge_tensor(self.prepared, self.source, name, arithmetic_dtype(self.source, name))
-        self.sums.append(tensor_sums(self.prepared, self.source, name, out, dtype))
+        self.sums.append(tensor_sums(self.prepared, self.source, name, out, dtype, executor=self.executor))
         return [cast(w, dtype) for w in ([out] if isinstance(out, torch.Tensor) else out)]
 
     def survival(self) -> Result:

@@ -21,6 +21,9 @@ from explorer.results import SURVIVAL, Result
 _SLICE = 1 << 15
 """Elements summed at a time: torch does not split so short a sum over threads, so its bits are always the same."""
 
+_DEVICE_SLICE = 1 << 22
+"""The same on a graphics card, where short sums cost a launch each; float32 counts it exactly (below 2^24)."""
+
 
 def survival(
     prepared: Prepared,
@@ -47,13 +50,24 @@ def survival(
 
 
 def tensor_sums(
-    prepared: Prepared, source: Source, name: str, weights: Tensor | list[Tensor], dtype: torch.dtype | None
+    prepared: Prepared,
+    source: Source,
+    name: str,
+    weights: Tensor | list[Tensor],
+    dtype: torch.dtype | None,
+    *,
+    executor: Executor | None = None,
 ) -> Tensor:
     """The sums of one tensor whose merged weights are known already, as `merge_tensor` gives them unrounded."""
-    rows = torch.stack([w.reshape(-1) for w in ([weights] if isinstance(weights, Tensor) else weights)])
+    rows = [w.reshape(-1) for w in ([weights] if isinstance(weights, Tensor) else weights)]
+
+    def sums(chunk: Chunk) -> Tensor:
+        part = torch.stack([row[chunk.start : chunk.stop] for row in rows])
+        return chunk_sums(prepared, source, chunk, part, dtype)
+
     total = _nothing(prepared)
-    for chunk in plan(prepared, source, [name]):
-        total += chunk_sums(prepared, source, chunk, rows[:, chunk.start : chunk.stop], dtype)
+    for partial in (executor or SerialExecutor()).map(sums, plan(prepared, source, [name])):
+        total += partial
     return total
 
 
@@ -64,33 +78,34 @@ def chunk_sums(prepared: Prepared, source: Source, chunk: Chunk, weights: Tensor
     whose v is its scale · τ_t. A task alone that does not fit the dtype loses everything (its sum is infinite).
     """
     stored = dtype or source.dtype(chunk.name)
-    total = _nothing(prepared)
     base, alone = base_chunk(source, chunk), deltas(source, chunk)
     merged = weights.reshape(-1, base.numel())
     scales = _scales(prepared)
-    for start in range(0, base.numel(), _SLICE):
-        place = slice(start, start + _SLICE)
+    total = _nothing(prepared).to(base.device)
+    step = _SLICE if base.device.type == "cpu" else _DEVICE_SLICE
+    for start in range(0, base.numel(), step):
+        place = slice(start, start + step)
         origin = base[place]
         kept = cast(origin, stored).to(origin.dtype)
         for row, values in enumerate(merged):
             total[row] += _sums(values[place], cast(values[place], stored), origin, kept)
         for row, scale in enumerate(scales, len(merged)):
-            values = origin + scale * alone[row - len(merged), place]
+            values = torch.add(origin, alone[row - len(merged), place], alpha=scale)
             total[row] += _sums(values, values.to(stored), origin, kept)
-    return total
+    return total.cpu()
 
 
-def _sums(weights: Tensor, stored: Tensor, base: Tensor, stored_base: Tensor) -> Tensor:
-    """[4] float64 on the processor: of one row of weights [n] beside the base's."""
+def _sums(weights: Tensor, stored: Tensor, base: Tensor, kept: Tensor) -> Tensor:
+    """[4] float64 of one slice: weights, as stored, beside the base and the base as stored (in arithmetic precision).
+
+    Counts are sums of ones, exact in float32 for a slice; torch adds them several times faster than it counts.
+    """
     change = weights - base
-    changed = int(torch.count_nonzero(change))
-    if not changed:
-        return torch.zeros(4, dtype=torch.float64)
-    left = stored.to(weights.dtype).sub_(stored_base)  # 0 wherever the change is: equal weights round alike
-    gone = changed - int(torch.count_nonzero(left))
-    lost = left.sub_(change)
-    squares = [float(x.mul_(x).sum(dtype=torch.float64)) for x in (change, lost)]
-    return torch.tensor([*squares, changed, gone], dtype=torch.float64)
+    left = stored.to(weights.dtype, copy=True).sub_(kept)  # 0 wherever the change is: equal weights round alike
+    lost = left - change
+    squares = [(x * x).sum() for x in (change, lost)]
+    changed, remaining = (x.ne_(0).sum() for x in (change, left))
+    return torch.stack([*squares, changed, changed - remaining]).double()
 
 
 def _scales(prepared: Prepared) -> tuple[float, ...]:

@@ -30,15 +30,28 @@ def load_results(path: Path | None = None) -> dict[str, Any]:
 
 
 def save_results(results: Mapping[str, Any], path: Path) -> None:
-    """Write the results, whole or not at all; methods in name order."""
+    """Write the results, whole or not at all; methods in name order, one line each."""
     ordered = {**results, **{k: dict(sorted(results[k].items())) for k in ("methods", "skipped")}}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     try:
-        partial.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(_lines(ordered), encoding="utf-8")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _lines(results: Mapping[str, Any]) -> str:
+    """JSON that a person can compare: every entry of every section on its own line."""
+
+    def shown(value: Any, depth: int) -> str:
+        if depth == 2 or not isinstance(value, Mapping) or not value:
+            return json.dumps(value, ensure_ascii=False)
+        pad = " " * (depth + 1)
+        entries = [f"{pad}{json.dumps(k)}: {shown(v, depth + 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(entries) + "\n" + " " * depth + "}"
+
+    return shown(results, 0) + "\n"
 
 
 def method_lines(results: Mapping[str, Any], name: str) -> list[str]:

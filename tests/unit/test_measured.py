@@ -131,6 +131,15 @@ def test_a_file_of_another_schema_is_as_good_as_none(tmp_path: Path) -> None:
     assert measured.load_results(tmp_path / "none.json") == measured.empty_results()
 
 
+def test_a_saved_file_reads_back_with_one_line_for_each_method(tmp_path: Path) -> None:
+    rows = {n: {"tried": [{"parameters": {"scale": 0.3}}], "mean": 0.5} for n in ("ties", "dare")}
+    results = {**measured.empty_results(), "methods": rows, "skipped": {"slerp": 'takes "two"'}}
+    measured.save_results(results, tmp_path / "deep" / "z.json")
+    assert measured.load_results(tmp_path / "deep" / "z.json") == results
+    lines = (tmp_path / "deep" / "z.json").read_text("utf-8").splitlines()
+    assert [line[:9] for line in lines if '"tried"' in line] == ['  "dare":', '  "ties":']
+
+
 def test_the_methods_page_shows_rows_reasons_and_what_nobody_measured(
     fake: type[FakeZoo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

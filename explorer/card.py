@@ -13,10 +13,17 @@ from explorer.merging import METHODS, check_add_ons
 from explorer.opening import OpenModels
 from explorer.recipe import Recipe, hub_parts
 from explorer.results import Result
+from explorer.survival import survival_lines
 
 
 def model_card(
-    recipe: Recipe, models: OpenModels, *, task: str | None = None, scores: Result | None = None, version: str = ""
+    recipe: Recipe,
+    models: OpenModels,
+    *,
+    task: str | None = None,
+    scores: Result | None = None,
+    survival: Result | None = None,
+    version: str = "",
 ) -> str:
     """Markdown with the front matter that model hubs read; `task` names the one task a per-task model serves.
 
@@ -49,6 +56,7 @@ def model_card(
         "```",
         "",
         *_score_lines(scores, task),
+        *(survival_lines(survival, task) if survival else []),
         f"Made with Task Interference Explorer {version}. To repeat it:",
         "`python -m explorer merge explorer_recipe.yaml OUT`.",
         "",

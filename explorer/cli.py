@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     for name in ("inspect", "survey", "merge", "evaluate"):
         what = "download models that are named org/name or org/name@revision from the Hugging Face hub"
         commands.choices[name].add_argument("--hub", action="store_true", help=what)
-    for name in ("inspect", "survey", "evaluate", *CATALOGUES):
+    for name in ("inspect", "survey", "merge", "evaluate", *CATALOGUES):
         commands.choices[name].add_argument("--json", action="store_true", help="print JSON for other programs")
     return root
 
@@ -217,6 +217,7 @@ def _write_whole(path: Path, text: str) -> None:
 def _merge(arguments: argparse.Namespace) -> int:
     from explorer.changes import add_on_of, changed
     from explorer.exporting import run_recipe
+    from explorer.survival import survival_text
 
     recipe = Recipe.load(arguments.recipe)
     if arguments.preset:
@@ -227,7 +228,12 @@ def _merge(arguments: argparse.Namespace) -> int:
     recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
     _download(arguments, recipe.checkpoints)
     export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
+    if arguments.json:
+        plain = {"path": export.path, "folders": export.folders, "total_bytes": export.total_bytes}
+        _print_json({**plain, "seconds": export.seconds, "survival": export.survival.to_json()})
+        return 0
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
+    print(survival_text(export.survival))
     return 0
 
 

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from explorer import __version__
 from explorer.card import model_card
 from explorer.checkpoints.staging import Staging
 from explorer.checkpoints.writer import FolderWriter
-from explorer.compute.source import Source
+from explorer.compute.source import Source, arithmetic_dtype
 from explorer.errors import RecipeError, sentence
-from explorer.executor import CancelToken, ProgressCallback, SerialExecutor, ThreadExecutor
-from explorer.merging import METHODS, Prepared, merge_tensor, prepare
+from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor, ThreadExecutor
+from explorer.merging import METHODS, Prepared, cast, merge_tensor, prepare, survival_table, tensor_sums
 from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
 from explorer.recipe import Recipe
 from explorer.results import Result
@@ -35,12 +35,16 @@ COMPANIONS = (
 
 @dataclass(frozen=True)
 class Export:
-    """What was written: the folder (one folder per task inside it for per-task methods), its size, the time."""
+    """What was written: the folder (one folder per task inside it for per-task methods), its size, the time.
+
+    `survival` says what the stored dtype left of the task vectors.
+    """
 
     path: Path
     folders: tuple[Path, ...]
     total_bytes: int
     seconds: float
+    survival: Result
 
 
 def run_recipe(
@@ -93,10 +97,10 @@ def write_merge(
     values, add_ons = recipe.values(), recipe.add_ons
     prepared = prepare(method, source, values, executor=threads, seed=recipe.seed, cancel=cancel, add_ons=add_ons)
     single = method.output == "single"
-    job = _Job(recipe, models, source, prepared, scores, progress, cancel)
+    job = _Job(recipe, models, source, prepared, threads, scores, progress, cancel)
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)
     total = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
-    return Export(out_dir, folders, total, time.perf_counter() - started)
+    return Export(out_dir, folders, total, time.perf_counter() - started, job.survival())
 
 
 def spare_inputs(models: OpenModels, out_dir: Path) -> None:
@@ -116,9 +120,22 @@ class _Job:
     models: OpenModels
     source: Source
     prepared: Prepared
+    executor: Executor
     scores: Result | None
     progress: ProgressCallback | None
     cancel: CancelToken | None
+    sums: list[torch.Tensor] = field(default_factory=list)
+
+    def merged(self, name: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        """One merged tensor as it is stored, or one per task; what rounding cost it is added to `sums`."""
+        out = merge_tensor(self.prepared, self.source, name, arithmetic_dtype(self.source, name))
+        self.sums.append(tensor_sums(self.prepared, self.source, name, out, dtype, executor=self.executor))
+        return [cast(w, dtype) for w in ([out] if isinstance(out, torch.Tensor) else out)]
+
+    def survival(self) -> Result:
+        """What the stored dtype left of the tensors written so far."""
+        dtype = getattr(torch, self.recipe.dtype) if self.recipe.dtype else None
+        return survival_table(self.prepared, self.source, self.sums, dtype)
 
 
 def _write_per_task(job: _Job, out_dir: Path, overwrite: bool) -> tuple[Path, ...]:
@@ -145,8 +162,7 @@ def _write_folders(job: _Job, targets: Sequence[Path], overwrite: bool) -> tuple
     def tensors(name: str) -> list[torch.Tensor]:
         if name not in merged:
             return [base.read(name)] * len(targets)
-        out = merge_tensor(job.prepared, job.source, name, dtypes[name])
-        return [out] if isinstance(out, torch.Tensor) else out
+        return job.merged(name, dtypes[name])
 
     with ExitStack() as stack:
         writers = [stack.enter_context(FolderWriter(target, overwrite=overwrite)) for target in targets]
@@ -173,7 +189,8 @@ def _write_companions(job: _Job, task: str | None, writer: FolderWriter, dtypes:
         if (folder / name).is_file():
             writer.add_file(folder / name, name)
     writer.add_text(RECIPE_FILE, job.recipe.to_yaml())
-    writer.add_text("README.md", model_card(job.recipe, job.models, task=task, scores=job.scores, version=__version__))
+    known = {"scores": job.scores, "survival": job.survival()}
+    writer.add_text("README.md", model_card(job.recipe, job.models, task=task, version=__version__, **known))
 
 
 def _config(models: OpenModels, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from explorer.measured import how_lines, load_results, method_lines, table_lines
+
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 KINDS = ("methods", "add-ons", "metrics", "tasks")
 _TITLES = {
@@ -20,6 +22,13 @@ _TITLES = {
     "tasks": "Evaluation task kinds",
 }
 _SKIPPED = ("name", "title", "parameters", "summary", "help", "columns", "how")
+_COSTS = {
+    "elementwise": "one pass over the weights, any piece alone",
+    "elementwise+threshold": "passes that gather statistics of the whole model, kept between settings, then one pass",
+    "tensor": "one pass that needs each tensor as a whole",
+    "matrix": "matrix factorizations, one matrix at a time: by far the slowest part of a merge",
+    "data": "one pass, after statistics were measured by forward passes over data",
+}
 
 
 def catalogue(kind: str) -> list[dict[str, Any]]:
@@ -82,13 +91,31 @@ def page(kind: str) -> str:
         "Written by `python -m explorer docs` from the declarations in the code; do not edit.",
         "",
     ]
+    measured = load_results() if kind == "methods" else None
+    parts += _overview(measured) if measured else []
     for entry in catalogue(kind):
         parts += [f"## {entry['title']} (`{entry['name']}`)", "", *_body(entry), ""]
+        if measured:
+            parts += ["On the sample models:", "", *method_lines(measured, entry["name"]), ""]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _overview(measured: Mapping[str, Any]) -> list[str]:
+    """All methods side by side on the sample models, and why some are missing. Only what is registered counts."""
+    known = _registry("methods").names()
+    here = {**measured, "methods": {n: row for n, row in measured["methods"].items() if n in known}}
+    lines = ["## On the sample models", "", *how_lines(here), ""]
+    lines += [*table_lines(here), ""] if here["methods"] else []
+    away = [n for n in known if n in here["skipped"]]
+    lines += ["Left out:", "", *(f"- `{n}`: {here['skipped'][n]}" for n in away), ""] if away else []
+    unknown = [f"`{n}`" for n in known if n not in here["methods"] and n not in here["skipped"]]
+    return [*lines, f"Not measured: {', '.join(unknown)}.", ""] if unknown else lines
 
 
 def _body(entry: Mapping[str, Any]) -> list[str]:
     lines = [entry["docstring"], ""]
+    if entry.get("granularity") in _COSTS:
+        entry = {**entry, "cost": _COSTS[entry["granularity"]]}
     facts = {k: v for k, v in entry.items() if k not in (*_SKIPPED, "docstring") and v not in ("", None, [], ())}
     lines += [f"- {name.replace('_', ' ')}: {_fact(value)}" for name, value in facts.items()]
     if entry.get("how"):
@@ -160,9 +187,14 @@ def _setting(value: Any) -> str:
     return ", ".join(f"{k}: {v:g}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
 
 
+def page_path(kind: str) -> Path:
+    """Where the page of a kind lies: methods, which most readers look for, above the rest of the reference."""
+    return (FOLDER.parent if kind == "methods" else FOLDER) / f"{kind}.md"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page: path -> text."""
-    made = {FOLDER / f"{kind}.md": page(kind) for kind in KINDS}
+    made = {page_path(kind): page(kind) for kind in KINDS}
     return {**made, FOLDER / "presets.md": presets_page(), FOLDER / "command-line.md": command_page()}
 
 

@@ -84,6 +84,17 @@ SCORES = (
     fraction("high", "upper end of the 95 % Wilson interval"),
 )
 
+SURVIVAL = (
+    text("part", "merged: the merged task vector; alone: one task vector, times its scale, with no other"),
+    text("task", "task of the vector; empty for a merged model that serves all tasks"),
+    number("scale", "factor of a task vector alone: its scale in the merge, 1 where the method has none"),
+    number("norm", "‖v‖ of the vector before it is rounded", 0.0),
+    number("lost_norm", "‖v' − v‖: v' is the stored model minus the base stored the same way", 0.0),
+    fraction("survives", "1 − lost_norm / norm, at least 0; undefined for a vector of zeros"),
+    count("changed", "weights that the vector changes"),
+    fraction("rounded_away", "share of the changed weights that are stored as the base's own"),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:

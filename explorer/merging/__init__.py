@@ -4,6 +4,7 @@ from explorer.merging._add_ons import ADD_ONS, AddOn, add_on, check_add_ons
 from explorer.merging._api import METHODS, Method, method
 from explorer.merging._run import Prepared, cast, merge_chunk, merge_deltas, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
+from explorer.merging._survival import survival, survival_table, tensor_sums
 
 __all__ = [
     "ADD_ONS",
@@ -22,4 +23,7 @@ __all__ = [
     "method",
     "plan",
     "prepare",
+    "survival",
+    "survival_table",
+    "tensor_sums",
 ]

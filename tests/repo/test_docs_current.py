@@ -15,18 +15,18 @@ def test_generated_pages_are_current() -> None:
 
 def test_every_page_holds_every_declaration() -> None:
     for kind in reference.KINDS:
-        text = (reference.FOLDER / f"{kind}.md").read_text(encoding="utf-8")
+        text = reference.page_path(kind).read_text(encoding="utf-8")
         for entry in reference.catalogue(kind):
             assert f"(`{entry['name']}`)" in text
             assert all(f"| `{p['name']}` | {p['allowed']} |" in text for p in entry["parameters"])
 
 
 def test_the_guard_can_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "FOLDER", tmp_path)
+    monkeypatch.setattr(reference, "FOLDER", tmp_path / "reference")
     expected = {"methods.md", "add-ons.md", "metrics.md", "tasks.md", "presets.md", "command-line.md"}
     assert {p.name for p in reference.stale_pages()} == expected
     reference.write_pages()
     assert reference.stale_pages() == []
-    page = tmp_path / "metrics.md"
+    page = tmp_path / "reference" / "metrics.md"
     page.write_text(page.read_text("utf-8").replace("chance", "luck", 1), encoding="utf-8")
     assert reference.stale_pages() == [page]

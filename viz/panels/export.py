@@ -13,7 +13,9 @@ import gradio as gr
 from explorer.errors import ExplorerError
 from explorer.executor import Progress
 from explorer.recipe import DTYPES
+from explorer.rounding import survival_shown
 from explorer.streaming import current_scores
+from explorer.survival import survival_text
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
 from viz.style import bytes_text, seconds_text
@@ -42,6 +44,7 @@ class ExportPlace:
                         [_AS_BASE, *DTYPES], value=_AS_BASE, label="Stored as", min_width=140,
                         info="The scores above are those of this dtype.",
                     )  # fmt: skip
+                self.rounding = gr.HTML(padding=False, elem_id="export-rounding")
                 self.replace = gr.Checkbox(False, label="Replace a folder of that name")
                 with gr.Row():
                     self.write = gr.Button("Export model", variant="primary", elem_id="export-model")
@@ -56,6 +59,14 @@ class ExportPlace:
         """The recipe's dtype for what the list shows."""
         return shown if shown in DTYPES else None
 
+    def left(self, slot: Slot) -> str:
+        """What the stored dtype leaves of the task vectors, once the session's recipe is scored; empty until then."""
+        try:
+            found = survival_shown(self.bench, slot)
+        except ExplorerError:  # superseded, or not storable so: the scores or the export say what is wrong
+            return ""
+        return words.note(survival_text(found)) if found else ""
+
     def run(self, slot: Slot, name: str, replace: bool) -> Iterator[list[Any]]:
         """Write the folder; the note with what was written, and the download."""
         recipe = slot.session.recipe
@@ -69,6 +80,7 @@ class ExportPlace:
             return
         several = f", one model per task: {', '.join(f.name for f in done.folders)}" if len(done.folders) > 1 else ""
         text = f"Wrote {_short(done.path)} ({bytes_text(done.total_bytes)} in {seconds_text(done.seconds)}{several})."
+        text += f"\n{survival_text(done.survival)}"
         yield [words.note(text, kind="done"), self._download(done.path, done.total_bytes)]
 
     def _download(self, folder: Path, size: int) -> dict[str, Any]:

@@ -68,16 +68,9 @@ class _Wiring:
         self.bench, self.bar, self.models = bench, bar, models
         self.interference, self.merge, self.export = interference, merge, export
         self.history = [bar.undo, bar.redo]
-        self.shown = [
-            bar.facts,
-            models.status,
-            models.table,
-            interference.pair,
-            *merge.settings,
-            merge.about,
-            merge.add_ons,
-        ]
-        self.live = [*merge.outputs, *self.history, export.recipe]
+        set_by_code = [*merge.settings, merge.about, merge.add_ons]
+        self.shown = [bar.facts, models.status, models.table, interference.pair, *set_by_code]
+        self.live = [*merge.outputs, *self.history, export.recipe, export.rounding]
 
     def slot(self, request: gr.Request) -> Slot:
         return self.bench.slot(str(request.session_hash))
@@ -238,7 +231,8 @@ class _Wiring:
 
     def _with_history(self, slot: Slot, updates: Iterator[list[Any]]) -> Iterator[list[Any]]:
         for update in updates:
-            yield [*update, *self.bar.history(slot), slot.session.recipe.to_yaml()]
+            yield [*update, *self.bar.history(slot), slot.session.recipe.to_yaml(), ""]
+        yield [*[gr.skip()] * (len(self.live) - 1), self.export.left(slot)]
 
     def set_dtype(self, shown: str, request: gr.Request) -> None:
         """The dtype of the export, which is also what is scored."""

@@ -13,9 +13,12 @@ goes into `benchmarks/results/zoo.json` at once, so a run that is cut off goes o
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -33,6 +36,7 @@ from explorer.compute.device import pick_device
 from explorer.errors import Cancelled, ExplorerError
 from explorer.evaluation import Evaluator, find_tasks, load_module, load_task, wilson
 from explorer.executor import CancelToken
+from explorer.gathering import gather
 from explorer.live import LiveModel, load_resident
 from explorer.measured import ZOO_RESULTS, load_results, said, save_results, table_lines
 from explorer.merging import METHODS, Method
@@ -44,6 +48,9 @@ from explorer.store import Store
 
 TUNE_EXAMPLES = 64
 """Examples per task, about, balanced over its classes, on which grids are searched: the tune split's first block."""
+
+GATHERED_EXAMPLES = 32
+"""Examples per task from which the statistics of methods that need data are taken (`explorer gather`)."""
 
 MAX_MERGE_SECONDS = 240.0
 """A method whose one merge takes longer is left out."""
@@ -84,6 +91,22 @@ class Zoo:
         for partial in runs:
             scores = partial.scores
         return {name: (s.n_correct, s.n) for name, s in scores.items()}
+
+    def give_statistics(self) -> None:
+        """Open the models anew with what methods that need data read: measured once, on the tune split."""
+        if any(t.statistics for t in self.recipe.tasks):
+            return
+        folder = Path(tempfile.mkdtemp(prefix="zoo-statistics-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        gathered = gather(
+            self.recipe,
+            folder / "gathered",
+            tasks_folder=FOLDER / "tasks",
+            examples=GATHERED_EXAMPLES,
+            device=self.device.name,
+        )
+        self.recipe = Recipe.load(gathered.recipe)
+        self.live = LiveModel(load_resident(open_models(self.recipe), self.device.torch))
 
     def merge(self, method: str, values: dict[str, Any]) -> float:
         """Merge by one setting; the seconds it took. Raises Cancelled when it takes too long."""
@@ -187,6 +210,8 @@ def search(zoo: Zoo, method: Method) -> tuple[dict[str, Any], list[dict[str, Any
 def measure(zoo: Zoo, method: Method, experts: Accuracies) -> dict[str, Any]:
     """One method's entry of the results file. Raises ExplorerError where it cannot merge the samples."""
     zoo.fresh()
+    if method.needs_data:
+        zoo.give_statistics()
     seconds = zoo.merge(method.name, {})
     default = scored(zoo.counts("test"), experts)
     best, tried = search(zoo, method)

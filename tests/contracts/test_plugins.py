@@ -132,7 +132,7 @@ def test_a_metric_appears_everywhere(plugin: Installer, capsys: pytest.CaptureFi
 
 def test_a_plugin_makes_the_reference_pages_stale(plugin: Installer) -> None:
     plugin(METHODS, "half_of_each", METHOD)
-    assert reference.FOLDER / "methods.md" in reference.stale_pages()
+    assert reference.page_path("methods") in reference.stale_pages()
 
 
 def test_the_plugins_are_gone_afterwards() -> None:

@@ -24,6 +24,7 @@ from explorer.params import Spec, specs_of
 from explorer.registry import Registry
 
 if TYPE_CHECKING:
+    from explorer.merging._fused import Steps
     from explorer.merging._statistics import Statistics
 
 GRANULARITIES = ("elementwise", "elementwise+threshold", "tensor", "matrix", "data")
@@ -34,6 +35,7 @@ Stat = Tensor | dict[str, Tensor]
 """One statistic: the same for the whole model, or one per tensor name."""
 
 Prepare = Callable[["Statistics", Mapping[str, Any]], Mapping[str, Stat]]
+Fuse = Callable[..., "Steps | None"]
 
 
 @dataclass(eq=False)
@@ -63,6 +65,7 @@ class Method:
     other_tensors: str = ""
     needs: tuple[str, ...] = ()
     prepare_function: Prepare | None = field(default=None, repr=False)
+    fused_function: Fuse | None = field(default=None, repr=False)
 
     def __call__(self, deltas: Tensor, **parameters: Any) -> Tensor:
         """The merged task vector of one chunk."""
@@ -77,6 +80,17 @@ class Method:
         if self.prepare_function is not None:
             raise TypeError(f"method {self.name!r} has two prepare functions")
         self.prepare_function = function
+        return function
+
+    def fused(self, function: Fuse) -> Fuse:
+        """Decorator: `function(**parameters)` returns the method as steps of the compiled pass, or None.
+
+        It gets what the method itself gets as keywords, but no `base`. None, which must depend on the values alone,
+        leaves the work to the method; else both give the same bits.
+        """
+        if self.fused_function is not None:
+            raise TypeError(f"method {self.name!r} has two fused functions")
+        self.fused_function = function
         return function
 
     @property

@@ -14,6 +14,7 @@ from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
 from explorer.errors import InputError, RecipeError, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
+from explorer.merging import _fused
 from explorer.merging._api import METHODS, Method, Stat
 from explorer.merging._inputs import locate_non_finite, ordered, require_finite_base
 from explorer.merging._statistics import at, statistics
@@ -116,8 +117,21 @@ def merge_chunk(prepared: Prepared, source: Source, chunk: Chunk) -> Tensor:
 
 def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor, base: Tensor) -> Tensor:
     method = prepared.method
+    arguments = _arguments(prepared, view, chunk, base.dtype)
+    if method.whole_tensors:
+        shape = view.shape(chunk.name)
+        task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)
+    if "base" in method.needs:
+        arguments["base"] = base
+    merged = method(task_vectors, **arguments)
+    return merged.reshape(len(prepared.tasks), -1) if method.output == "per_task" else merged.reshape(-1)
+
+
+def _arguments(prepared: Prepared, view: Source, chunk: Chunk, dtype: torch.dtype) -> dict[str, Any]:
+    """What the method gets beside the task vectors and the base."""
+    method = prepared.method
     arguments: dict[str, Any] = {
-        s.name: torch.tensor(prepared.values[s.name], dtype=base.dtype, device=base.device)
+        s.name: torch.tensor(prepared.values[s.name], dtype=dtype, device=view.device)
         if s.per_task
         else prepared.values[s.name]
         for s in method.specs
@@ -130,13 +144,27 @@ def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor
         arguments["offset"] = chunk.start
     if "name" in method.needs:
         arguments["name"] = chunk.name
-    if method.whole_tensors:
-        shape = view.shape(chunk.name)
-        task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)
-    if "base" in method.needs:
-        arguments["base"] = base
-    merged = method(task_vectors, **arguments)
-    return merged.reshape(len(prepared.tasks), -1) if method.output == "per_task" else merged.reshape(-1)
+    return arguments
+
+
+def _fused_chunk(prepared: Prepared, source: Source, chunk: Chunk, stored: torch.dtype, outs: Sequence[Tensor]) -> bool:
+    """Write a chunk of every row by the compiled pass, rounded to `stored` first; False where that does not apply."""
+    method = prepared.method
+    if prepared.keeps_base or not _fused.applies(method, source, chunk.name, stored):
+        return False
+    view = ordered(source, prepared.order)
+    arguments = _arguments(prepared, view, chunk, torch.float32)
+    steps = method.fused_function(**arguments) if method.fused_function else None
+    if steps is None:
+        return False
+    places = prepared.order if method.output == "per_task" else (0,)
+    rounded = [out if out.dtype == stored else torch.empty_like(out, dtype=stored) for out in outs]
+    if not _fused.write(steps, view, chunk, [rounded[i] for i in places], arguments.get("seeds", ())):
+        return False
+    for out, values in zip(outs, rounded, strict=True):
+        if values is not out:
+            out.copy_(values)
+    return True
 
 
 def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,10 +237,13 @@ def merge_into(
     pieces = plan(prepared, source, names, chunk_elements)
 
     def write(chunk: Chunk) -> None:
-        weights = merge_chunk(prepared, source, chunk)
-        stored = cast(weights, dtype_policy or source.dtype(chunk.name))
-        for row, values in zip(rows, stored if stored.dim() > 1 else [stored], strict=True):
-            row.flat(chunk.name)[chunk.start : chunk.stop].copy_(values)
+        stored = dtype_policy or source.dtype(chunk.name)
+        outs = [row.flat(chunk.name)[chunk.start : chunk.stop] for row in rows]
+        if _fused_chunk(prepared, source, chunk, stored, outs):
+            return
+        rounded = cast(merge_chunk(prepared, source, chunk), stored)
+        for out, values in zip(outs, rounded if rounded.dim() > 1 else [rounded], strict=True):
+            out.copy_(values)
 
     work = (executor or SerialExecutor()).map(
         write, pieces, total=len(pieces), label="merge", progress=progress, cancel=cancel

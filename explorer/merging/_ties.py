@@ -11,6 +11,7 @@ from torch import Tensor
 
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 
 
@@ -173,3 +174,19 @@ def _merge_all(votes: Tensor, rule: Rule, weight: Tensor) -> Tensor:
     share = weight if rule.divisor == "weights" else torch.ones_like(weight)
     total = parts.task_sum((votes != 0) * parts.column(share, votes))
     return parts.task_sum(votes) / torch.where(total > 0, total, 1)
+
+
+def steps(rule: Rule, weight: Tensor, scale: Tensor, stats: Mapping[str, Tensor]) -> Steps | None:
+    """The same merge for the compiled pass; None for rules that it does not know."""
+    known = rule.sign_rule == "mass" and rule.trim_rule != "std" and rule.rescale == "none"
+    if not known or stats["threshold"].dtype != torch.float32:
+        return None
+    factors, common = vote_weights(weight, scale)
+    return Steps(
+        f"elect_{rule.reduce}",
+        factors,
+        low=stats["threshold"],
+        weights=weight if rule.divisor == "weights" else None,
+        zero_is_positive=bool(_zero_is_positive(rule, stats)),
+        common=float(common),
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from explorer.errors import ParameterError, sentence
 from explorer.merging._api import Stat, method, per_task
+from explorer.merging._fused import Steps
 from explorer.merging._parts import weighted_sum
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, PerTask, Range
@@ -53,3 +54,8 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
         must = "weight must be above 0 for at least one task"
         raise ParameterError(sentence("weight_average", must, "0 for all", "Raise one of them."))
     return {}
+
+
+@weight_average.fused
+def _(*, weight: Tensor, normalize: bool) -> Steps | None:
+    return Steps("sum", weight / weight.sum()) if normalize else None

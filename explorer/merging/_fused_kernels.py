@@ -202,7 +202,9 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
     """
     n_tasks = len(kinds)
     values = np.empty((n_tasks, BLOCK), np.float32)
-    weights, merged, spare, other = np.empty((4, BLOCK), np.float32)
+    # Four arrays, not the rows of one: those would be of unknown stride, and no loop over them vectorised.
+    weights, merged = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    spare, other = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     change, size, balance = np.uint32(0), np.uint32(0), 0
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)

@@ -28,7 +28,7 @@ def compiled(function):
 
 
 @intrinsic
-def _as_float(typing, number):
+def as_float(typing, number):
     """The float32 with these 32 bits."""
     from llvmlite import ir
 
@@ -36,7 +36,7 @@ def _as_float(typing, number):
 
 
 @intrinsic
-def _as_bits(typing, number):
+def as_bits(typing, number):
     """The 32 bits of a float32."""
     from llvmlite import ir
 
@@ -52,14 +52,20 @@ def pointer(typing, address):
     return types.voidptr(types.int64), lambda _, builder, __, given: builder.inttoptr(given[0], kind)
 
 
+@intrinsic
+def choose(typing, condition, yes, no):
+    """`yes` where the condition holds, else `no`: without a branch, which would keep a loop from vectorising."""
+    return yes(types.boolean, yes, yes), lambda _, builder, __, given: builder.select(*given)
+
+
 @inlined
 def size_bits(number):
-    return np.uint32(_as_bits(number) & np.uint32(0x7FFFFFFF))
+    return np.uint32(as_bits(number) & np.uint32(0x7FFFFFFF))
 
 
 @inlined
 def from_bf16(half):
-    return _as_float(np.uint32(np.uint32(half) << np.uint32(16)))
+    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
 
 
 @inlined
@@ -68,15 +74,15 @@ def _from_f16(half):
     sign = np.uint32(np.uint32(half & np.uint16(0x8000)) << np.uint32(16))
     normal = np.uint32(wide + np.uint32(112 << 23))
     special = np.uint32(normal + np.uint32(112 << 23))
-    tiny = _as_bits(_as_float(np.uint32(wide + np.uint32(113 << 23))) - _as_float(np.uint32(113 << 23)))
+    tiny = as_bits(as_float(np.uint32(wide + np.uint32(113 << 23))) - as_float(np.uint32(113 << 23)))
     exponent = np.uint32(wide & np.uint32(0x0F800000))
-    found = tiny if exponent == 0 else (special if exponent == np.uint32(0x0F800000) else normal)
-    return _as_float(np.uint32(found | sign))
+    found = choose(exponent == 0, tiny, choose(exponent == np.uint32(0x0F800000), special, normal))
+    return as_float(np.uint32(found | sign))
 
 
 @inlined
 def _to_bf16(number):
-    bits = _as_bits(number)
+    bits = as_bits(number)
     odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
     return np.uint16(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
 
@@ -84,13 +90,13 @@ def _to_bf16(number):
 @inlined
 def _to_f16(number):
     size = size_bits(number)
-    sign = np.uint32(np.uint32(_as_bits(number) >> np.uint32(16)) & np.uint32(0x8000))
+    sign = np.uint32(np.uint32(as_bits(number) >> np.uint32(16)) & np.uint32(0x8000))
     odd = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
     round_up = np.uint32(np.uint32(size + np.uint32(0xFFF)) + odd)
     normal = np.uint32(np.uint32(round_up >> np.uint32(13)) - np.uint32(112 << 10))
     # Below 2⁻¹⁴ the sum with 0.5 rounds to the spacing of the smallest halves, and leaves them in the lowest bits.
-    tiny = np.uint32(_as_bits(_as_float(size) + np.float32(0.5)) - np.uint32(126 << 23))
-    return np.uint16((tiny if size < np.uint32(113 << 23) else normal) | sign)
+    tiny = np.uint32(as_bits(as_float(size) + np.float32(0.5)) - np.uint32(126 << 23))
+    return np.uint16(choose(size < np.uint32(113 << 23), tiny, normal) | sign)
 
 
 @compiled
@@ -119,19 +125,19 @@ def store(kind, address, start, count, base, merged):
     if kind == BF16:
         halves = carray(pointer(address + 2 * start), count, np.uint16)
         for i in range(count):
-            weight = base[i] if merged[i] == 0 else merged[i] + base[i]
+            weight = choose(merged[i] == 0, base[i], merged[i] + base[i])
             largest = max(largest, size_bits(weight))
             halves[i] = _to_bf16(weight)
     elif kind == F16:
         halves = carray(pointer(address + 2 * start), count, np.uint16)
         for i in range(count):
-            weight = base[i] if merged[i] == 0 else merged[i] + base[i]
+            weight = choose(merged[i] == 0, base[i], merged[i] + base[i])
             largest = max(largest, size_bits(weight))
             halves[i] = _to_f16(weight)
     else:
         singles = carray(pointer(address + 4 * start), count, np.float32)
         for i in range(count):
-            weight = base[i] if merged[i] == 0 else merged[i] + base[i]
+            weight = choose(merged[i] == 0, base[i], merged[i] + base[i])
             largest = max(largest, size_bits(weight))
             singles[i] = weight
     return largest

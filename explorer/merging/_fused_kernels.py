@@ -13,16 +13,17 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.merging._fused_bits import compiled, from_bf16, load, pointer, size_bits, store
+from explorer.merging._fused_bits import as_bits, as_float, choose, compiled, from_bf16, load, pointer, size_bits, store
 
-BLOCK = 1024
-"""Elements at a time: four tasks of it in float32 are 16 KiB, half a first-level cache."""
+BLOCK = 512
+"""Elements at a time: four tasks of it in float32 and four buffers are 16 KiB, half a first-level cache."""
 
 SUM, ELECT_MEAN, ELECT_SUM, ELECT_MAX, ELECTION, CONSENSUS, TALL = range(7)
 FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
 """Rows of `numbers` [ROWS, T]."""
 COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, OPTIONS = range(8)
 """Places in `options`."""
+ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @compiled
@@ -62,9 +63,25 @@ def _subtract(values, base, count):
 
 
 @compiled
-def _drop_at_random(values, count, position, seed_low, seed_high, limit):
-    """Zero where the draw of the position is not below the limit; the numbers of `_draws`."""
+def _subtract_and_trim(values, base, count, low, high):
+    """τ in place, and 0 where |τ| is outside low … high; returns the bits of the largest |τ| before.
+
+    One loop with the subtraction: putting zeros among values in memory makes slow masked stores.
+    """
+    largest = np.uint32(0)
+    for i in range(count):
+        delta = values[i] - base[i]
+        size = abs(delta)
+        largest = max(largest, size_bits(delta))
+        values[i] = choose(size < low, ZERO, choose(size > high, ZERO, delta))
+    return largest
+
+
+@compiled
+def _subtract_and_draw(values, base, count, position, seed_low, seed_high, limit):
+    """τ in place, and 0 where the draw of the position (see `_draws`) is not below the limit."""
     begin = np.uint32(position + seed_low)
+    largest = np.uint32(0)
     for i in range(count):
         x = np.uint32(begin + np.uint32(i))
         x = np.uint32(np.uint32(x ^ np.uint32(x >> np.uint32(16))) * np.uint32(0x7FEB352D))
@@ -72,20 +89,22 @@ def _drop_at_random(values, count, position, seed_low, seed_high, limit):
         x = np.uint32(np.uint32(x ^ np.uint32(x >> np.uint32(15))) * np.uint32(0x846CA68B))
         x = np.uint32(np.uint32(x ^ np.uint32(x >> np.uint32(16))) * np.uint32(0x2C1B3C6D))
         x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
-        values[i] = values[i] if np.int32(x) < limit else np.float32(0)
+        delta = values[i] - base[i]
+        largest = max(largest, size_bits(delta))
+        values[i] = choose(np.int32(x) < limit, delta, ZERO)
+    return largest
 
 
 @compiled
-def _sparsify(values, count, task, position, options, numbers, limits, seeds):
-    """Trim, drop and rescale one task's block in place."""
+def _sparse(values, base, count, task, position, options, numbers, limits, seeds):
+    """One task's block as a sparse, rescaled task vector, in place; returns the bits of the largest |τ| before."""
     if options[TRIMS]:
-        low, high = numbers[LOW, task], numbers[HIGH, task]
-        for i in range(count):
-            size = abs(values[i])
-            values[i] = values[i] if (size >= low) & (size <= high) else np.float32(0)
-    if options[DRAWS] and limits[task] < 2**31:
-        low, high = seeds[task, 0], seeds[task, 1]
-        _drop_at_random(values, count, position, low, high, np.int32(limits[task]))
+        largest = _subtract_and_trim(values, base, count, numbers[LOW, task], numbers[HIGH, task])
+    elif options[DRAWS] and limits[task] < 2**31:
+        low, high, limit = seeds[task, 0], seeds[task, 1], np.int32(limits[task])
+        largest = _subtract_and_draw(values, base, count, position, low, high, limit)
+    else:
+        largest = _subtract(values, base, count)
     growth = numbers[GROWTH, task]
     if options[GROWS] == 1:
         for i in range(count):
@@ -93,6 +112,7 @@ def _sparsify(values, count, task, position, options, numbers, limits, seeds):
     elif options[GROWS] == 2:
         for i in range(count):
             values[i] /= growth
+    return largest
 
 
 @compiled
@@ -113,23 +133,24 @@ def _elect(values, numbers, tasks, count, options, sign, total, share):
     _add_all(values, numbers[FACTOR], tasks, count, total)
     tie = np.float32(1 if options[TIES_POSITIVE] else -1)
     for i in range(count):
-        sign[i] = np.float32(1) if total[i] > 0 else (tie if total[i] == 0 else np.float32(-1))
-        total[i] = np.float32(0)
-        share[i] = np.float32(0)
+        sign[i] = choose(total[i] > 0, ONE, choose(total[i] == 0, tie, -ONE))
+        total[i] = ZERO
+        share[i] = ZERO
     for t in range(tasks):
         row, factor, weight = values[t], numbers[FACTOR, t], numbers[WEIGHT, t]
         if options[COMBINE] == ELECT_MAX:
             for i in range(count):
-                total[i] = max(total[i], row[i] * factor * sign[i])
+                vote = row[i] * factor * sign[i]
+                total[i] = as_float(max(as_bits(total[i]), as_bits(choose(vote > 0, vote, ZERO))))
         else:
             for i in range(count):
                 vote = row[i] * factor * sign[i]
                 agrees = vote > 0
-                total[i] += vote if agrees else np.float32(0)
-                share[i] += weight if agrees else np.float32(0)
+                total[i] += choose(agrees, vote, ZERO)
+                share[i] += choose(agrees, weight, ZERO)
     if options[COMBINE] == ELECT_MEAN:
         for i in range(count):
-            total[i] /= share[i] if share[i] > 0 else np.float32(1)
+            total[i] /= choose(share[i] > 0, share[i], ONE)
     for i in range(count):
         total[i] *= sign[i]
 
@@ -140,7 +161,7 @@ def _claims(values, numbers, tasks, count, total, claims):
     row = values[0]
     for i in range(count):
         total[i] = row[i]
-        claims[i] = np.float32(0)
+        claims[i] = ZERO
     for t in range(1, tasks):
         row = values[t]
         for i in range(count):
@@ -148,7 +169,7 @@ def _claims(values, numbers, tasks, count, total, claims):
     for t in range(tasks):
         row, threshold = values[t], numbers[MASK, t]
         for i in range(count):
-            claims[i] += np.float32(1) if abs(row[i]) > abs(total[i] - row[i]) * threshold else np.float32(0)
+            claims[i] += choose(abs(row[i]) > abs(total[i] - row[i]) * threshold, ONE, ZERO)
 
 
 @compiled
@@ -156,20 +177,21 @@ def _combine(values, numbers, tasks, count, options, divisor, common, merged, sp
     """One merged block from the tasks' values; for an election without merging, the sum of the elected signs."""
     if options[COMBINE] == CONSENSUS:
         _claims(values, numbers, tasks, count, spare, other)
-        _add_all(values, numbers[FACTOR], tasks, count, merged)
+        _add_all(values, numbers[FACTOR], tasks, count, spare)
         enough = np.float32(options[MIN_TASKS])
         for i in range(count):
-            merged[i] = merged[i] if other[i] >= enough else np.float32(0)
+            merged[i] = choose(other[i] >= enough, spare[i], ZERO)
         return 0
     if options[COMBINE] == SUM or options[COMBINE] == ELECTION:
         _add_all(values, numbers[FACTOR], tasks, count, merged)
     else:
         _elect(values, numbers, tasks, count, options, spare, merged, other)
-    balance = 0
     if options[COMBINE] == ELECTION:
+        plus, minus = np.uint32(0), np.uint32(0)
         for i in range(count):
-            balance += (merged[i] > 0) - (merged[i] < 0)
-        return balance
+            plus = np.uint32(plus + choose(merged[i] > 0, np.uint32(1), np.uint32(0)))
+            minus = np.uint32(minus + choose(merged[i] < 0, np.uint32(1), np.uint32(0)))
+        return np.int64(plus) - np.int64(minus)
     if divisor != 1:
         for i in range(count):
             merged[i] /= divisor
@@ -188,7 +210,7 @@ def _tall(out_kind, outs, start, values, numbers, count, weights, total, merged)
         row, threshold, scale = values[t], numbers[MASK, t], numbers[FACTOR, t]
         for i in range(count):
             mine = abs(row[i]) > abs(total[i] - row[i]) * threshold
-            merged[i] = (total[i] if mine else np.float32(0)) * scale
+            merged[i] = choose(mine, total[i], ZERO) * scale
         largest = max(largest, store(out_kind, outs[t], start, count, weights, merged))
     return largest
 
@@ -215,8 +237,8 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
             load(base_kind, base, start, n, weights)
             for t in range(n_tasks):
                 load(kinds[t], tasks[t], start, n, values[t])
-                change = max(change, _subtract(values[t], weights, n))
-                _sparsify(values[t], n, t, position + start, options, numbers, limits, seeds)
+                found = _sparse(values[t], weights, n, t, position + start, options, numbers, limits, seeds)
+                change = max(change, found)
             if options[COMBINE] == TALL:
                 found = _tall(out_kind, outs, start, values, numbers, n, weights, spare, merged)
                 size = max(size, found)

@@ -23,7 +23,7 @@ from explorer.compute.source import Chunk, Source
 if TYPE_CHECKING:
     from explorer.merging._api import Method
 
-FUSED_CHUNK_ELEMENTS = 1 << 20
+FUSED_CHUNK_ELEMENTS = 1 << 19
 """Elements of one call: the loops cut their own blocks, so a call is long enough for its own cost not to count."""
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}

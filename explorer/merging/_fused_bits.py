@@ -58,14 +58,23 @@ def choose(typing, condition, yes, no):
     return yes(types.boolean, yes, yes), lambda _, builder, __, given: builder.select(*given)
 
 
+@intrinsic
+def widen(typing, number):
+    """A float32 as it is; a 16-bit pattern as the bfloat16 it stands for."""
+    from llvmlite import ir
+
+    def codegen(_, builder, __, given):
+        if number == types.float32:
+            return given[0]
+        bits = builder.shl(builder.zext(given[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    return types.float32(number), codegen
+
+
 @inlined
 def size_bits(number):
     return np.uint32(as_bits(number) & np.uint32(0x7FFFFFFF))
-
-
-@inlined
-def from_bf16(half):
-    return as_float(np.uint32(np.uint32(half) << np.uint32(16)))
 
 
 @inlined
@@ -104,7 +113,7 @@ def load(kind, address, start, count, into):
     if kind == BF16:
         halves = carray(pointer(address + 2 * start), count, np.uint16)
         for i in range(count):
-            into[i] = from_bf16(halves[i])
+            into[i] = widen(halves[i])
     elif kind == F16:
         halves = carray(pointer(address + 2 * start), count, np.uint16)
         for i in range(count):

@@ -13,10 +13,21 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.merging._fused_bits import as_bits, as_float, choose, compiled, from_bf16, load, pointer, size_bits, store
+from explorer.merging._fused_bits import (
+    BF16,
+    as_bits,
+    as_float,
+    choose,
+    compiled,
+    load,
+    pointer,
+    size_bits,
+    store,
+    widen,
+)
 
-BLOCK = 512
-"""Elements at a time: four tasks of it in float32 and four buffers are 16 KiB, half a first-level cache."""
+BLOCK = 1024
+"""Elements at a time: four tasks of it in float32 are 16 KiB. Shorter blocks pay more for what a block costs itself."""
 
 SUM, ELECT_MEAN, ELECT_SUM, ELECT_MAX, ELECTION, CONSENSUS, TALL = range(7)
 FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
@@ -37,50 +48,54 @@ def _sum_of_four(base, tasks, factors, first, start, count, weights, merged):
     if first == 0:
         halves = carray(pointer(base + 2 * start), count, np.uint16)
         for i in range(count):
-            weight = from_bf16(halves[i])
-            total = (from_bf16(a[i]) - weight) * fa
-            total += (from_bf16(b[i]) - weight) * fb
-            total += (from_bf16(c[i]) - weight) * fc
-            merged[i] = total + (from_bf16(d[i]) - weight) * fd
+            weight = widen(halves[i])
+            total = (widen(a[i]) - weight) * fa
+            total += (widen(b[i]) - weight) * fb
+            total += (widen(c[i]) - weight) * fc
+            merged[i] = total + (widen(d[i]) - weight) * fd
             weights[i] = weight
     else:
         for i in range(count):
             weight = weights[i]
-            total = merged[i] + (from_bf16(a[i]) - weight) * fa
-            total += (from_bf16(b[i]) - weight) * fb
-            total += (from_bf16(c[i]) - weight) * fc
-            merged[i] = total + (from_bf16(d[i]) - weight) * fd
+            total = merged[i] + (widen(a[i]) - weight) * fa
+            total += (widen(b[i]) - weight) * fb
+            total += (widen(c[i]) - weight) * fc
+            merged[i] = total + (widen(d[i]) - weight) * fd
 
 
 @compiled
-def _subtract(values, base, count):
-    """τ = θ − θ₀ in place; returns the bits of the largest |τ|."""
-    largest = np.uint32(0)
-    for i in range(count):
-        values[i] -= base[i]
-        largest = max(largest, size_bits(values[i]))
-    return largest
+def _take(source, base, count, factor, values, t, total):
+    """τ = θ − θ₀ of one task, added to `total` times the factor; returns the bits of the largest |τ|.
 
-
-@compiled
-def _subtract_and_trim(values, base, count, low, high):
-    """τ in place, and 0 where |τ| is outside low … high; returns the bits of the largest |τ| before.
-
-    One loop with the subtraction: putting zeros among values in memory makes slow masked stores.
+    `source` holds bfloat16 bits or float32. This loop and the next two put what they make into other memory than they
+    read: choosing between a value in memory and 0 in place makes slow masked stores.
     """
     largest = np.uint32(0)
     for i in range(count):
-        delta = values[i] - base[i]
-        size = abs(delta)
+        delta = widen(source[i]) - base[i]
         largest = max(largest, size_bits(delta))
-        values[i] = choose(size < low, ZERO, choose(size > high, ZERO, delta))
+        values[t, i] = delta
+        total[i] += delta * factor
     return largest
 
 
 @compiled
-def _subtract_and_draw(values, base, count, position, seed_low, seed_high, limit):
-    """τ in place, and 0 where the draw of the position (see `_draws`) is not below the limit."""
-    begin = np.uint32(position + seed_low)
+def _take_trimmed(source, base, count, factor, values, t, total, low, high):
+    """As `_take`, with 0 for τ where |τ| is outside low … high."""
+    largest = np.uint32(0)
+    for i in range(count):
+        delta = widen(source[i]) - base[i]
+        size = abs(delta)
+        largest = max(largest, as_bits(size))
+        kept = choose(size < low, ZERO, choose(size > high, ZERO, delta))
+        values[t, i] = kept
+        total[i] += kept * factor
+    return largest
+
+
+@compiled
+def _take_drawn(source, base, count, factor, values, t, total, begin, seed_high, limit):
+    """As `_take`, with 0 for τ where the draw of the position (the numbers of `_draws`) is not below the limit."""
     largest = np.uint32(0)
     for i in range(count):
         x = np.uint32(begin + np.uint32(i))
@@ -89,130 +104,151 @@ def _subtract_and_draw(values, base, count, position, seed_low, seed_high, limit
         x = np.uint32(np.uint32(x ^ np.uint32(x >> np.uint32(15))) * np.uint32(0x846CA68B))
         x = np.uint32(np.uint32(x ^ np.uint32(x >> np.uint32(16))) * np.uint32(0x2C1B3C6D))
         x = np.uint32(x ^ np.uint32(x >> np.uint32(15)))
-        delta = values[i] - base[i]
+        delta = widen(source[i]) - base[i]
         largest = max(largest, size_bits(delta))
-        values[i] = choose(np.int32(x) < limit, delta, ZERO)
+        kept = choose(np.int32(x) < limit, delta, ZERO)
+        values[t, i] = kept
+        total[i] += kept * factor
     return largest
 
 
 @compiled
-def _sparse(values, base, count, task, position, options, numbers, limits, seeds):
-    """One task's block as a sparse, rescaled task vector, in place; returns the bits of the largest |τ| before."""
+def _sparse(source, base, count, values, t, total, position, options, numbers, limits, seeds):
+    """One task's block as a sparse task vector, added to the total; returns the bits of the largest |τ| before."""
+    factor = ONE if options[COMBINE] >= CONSENSUS else numbers[FACTOR, t]
     if options[TRIMS]:
-        largest = _subtract_and_trim(values, base, count, numbers[LOW, task], numbers[HIGH, task])
-    elif options[DRAWS] and limits[task] < 2**31:
-        low, high, limit = seeds[task, 0], seeds[task, 1], np.int32(limits[task])
-        largest = _subtract_and_draw(values, base, count, position, low, high, limit)
-    else:
-        largest = _subtract(values, base, count)
-    growth = numbers[GROWTH, task]
-    if options[GROWS] == 1:
-        for i in range(count):
-            values[i] *= growth
-    elif options[GROWS] == 2:
-        for i in range(count):
-            values[i] /= growth
-    return largest
+        return _take_trimmed(source, base, count, factor, values, t, total, numbers[LOW, t], numbers[HIGH, t])
+    if options[DRAWS] and limits[t] < 2**31:
+        begin, limit = np.uint32(position + seeds[t, 0]), np.int32(limits[t])
+        return _take_drawn(source, base, count, factor, values, t, total, begin, seeds[t, 1], limit)
+    return _take(source, base, count, factor, values, t, total)
+
+
+@compiled
+def _grow(values, tasks, count, options, numbers):
+    """What is left of every task vector, times or divided by its growth, in place."""
+    for t in range(tasks):
+        growth = numbers[GROWTH, t]
+        if options[GROWS] == 1:
+            for i in range(count):
+                values[t, i] *= growth
+        else:
+            for i in range(count):
+                values[t, i] /= growth
 
 
 @compiled
 def _add_all(values, factors, tasks, count, total):
     """Σ factor · value, in task order."""
-    row, factor = values[0], factors[0]
     for i in range(count):
-        total[i] = row[i] * factor
-    for t in range(1, tasks):
-        row, factor = values[t], factors[t]
+        total[i] = ZERO
+    for t in range(tasks):
+        factor = factors[t]
         for i in range(count):
-            total[i] += row[i] * factor
+            total[i] += values[t, i] * factor
 
 
 @compiled
-def _elect(values, numbers, tasks, count, options, sign, total, share):
-    """Votes, their elected sign, and what agrees with it; `total` gets the merged magnitude with its sign."""
-    _add_all(values, numbers[FACTOR], tasks, count, total)
+def _elect(values, numbers, tasks, count, options, total, sign, share):
+    """From the sum of the votes their elected sign; `total` then gets what agrees with it, merged."""
     tie = np.float32(1 if options[TIES_POSITIVE] else -1)
     for i in range(count):
         sign[i] = choose(total[i] > 0, ONE, choose(total[i] == 0, tie, -ONE))
+    for i in range(count):
         total[i] = ZERO
         share[i] = ZERO
     for t in range(tasks):
-        row, factor, weight = values[t], numbers[FACTOR, t], numbers[WEIGHT, t]
+        factor, weight = numbers[FACTOR, t], numbers[WEIGHT, t]
         if options[COMBINE] == ELECT_MAX:
             for i in range(count):
-                vote = row[i] * factor * sign[i]
+                vote = values[t, i] * factor * sign[i]
                 total[i] = as_float(max(as_bits(total[i]), as_bits(choose(vote > 0, vote, ZERO))))
         else:
             for i in range(count):
-                vote = row[i] * factor * sign[i]
-                agrees = vote > 0
-                total[i] += choose(agrees, vote, ZERO)
-                share[i] += choose(agrees, weight, ZERO)
+                vote = values[t, i] * factor * sign[i]
+                total[i] += choose(vote > 0, vote, ZERO)
+                share[i] += choose(vote > 0, weight, ZERO)
     if options[COMBINE] == ELECT_MEAN:
         for i in range(count):
-            total[i] /= choose(share[i] > 0, share[i], ONE)
-    for i in range(count):
-        total[i] *= sign[i]
-
-
-@compiled
-def _claims(values, numbers, tasks, count, total, claims):
-    """Unscaled sum, and how many TALL masks claim each position."""
-    row = values[0]
-    for i in range(count):
-        total[i] = row[i]
-        claims[i] = ZERO
-    for t in range(1, tasks):
-        row = values[t]
-        for i in range(count):
-            total[i] += row[i]
-    for t in range(tasks):
-        row, threshold = values[t], numbers[MASK, t]
-        for i in range(count):
-            claims[i] += choose(abs(row[i]) > abs(total[i] - row[i]) * threshold, ONE, ZERO)
-
-
-@compiled
-def _combine(values, numbers, tasks, count, options, divisor, common, merged, spare, other):
-    """One merged block from the tasks' values; for an election without merging, the sum of the elected signs."""
-    if options[COMBINE] == CONSENSUS:
-        _claims(values, numbers, tasks, count, spare, other)
-        _add_all(values, numbers[FACTOR], tasks, count, spare)
-        enough = np.float32(options[MIN_TASKS])
-        for i in range(count):
-            merged[i] = choose(other[i] >= enough, spare[i], ZERO)
-        return 0
-    if options[COMBINE] == SUM or options[COMBINE] == ELECTION:
-        _add_all(values, numbers[FACTOR], tasks, count, merged)
+            total[i] = total[i] / choose(share[i] > 0, share[i], ONE) * sign[i]
     else:
-        _elect(values, numbers, tasks, count, options, spare, merged, other)
-    if options[COMBINE] == ELECTION:
-        plus, minus = np.uint32(0), np.uint32(0)
         for i in range(count):
-            plus = np.uint32(plus + choose(merged[i] > 0, np.uint32(1), np.uint32(0)))
-            minus = np.uint32(minus + choose(merged[i] < 0, np.uint32(1), np.uint32(0)))
-        return np.int64(plus) - np.int64(minus)
+            total[i] *= sign[i]
+
+
+@compiled
+def _agree(values, numbers, tasks, count, options, merged, total, claims):
+    """The scaled sum where enough TALL masks claim the position; `merged` holds the unscaled sum at first."""
+    for i in range(count):
+        claims[i] = ZERO
+    for t in range(tasks):
+        threshold = numbers[MASK, t]
+        for i in range(count):
+            mine = abs(values[t, i]) > abs(merged[i] - values[t, i]) * threshold
+            claims[i] += choose(mine, ONE, ZERO)
+    _add_all(values, numbers[FACTOR], tasks, count, total)
+    enough = np.float32(options[MIN_TASKS])
+    for i in range(count):
+        merged[i] = choose(claims[i] >= enough, total[i], ZERO)
+
+
+@compiled
+def _balance(total, count):
+    """How many more positions are positive than negative."""
+    plus, minus = np.uint32(0), np.uint32(0)
+    for i in range(count):
+        plus = np.uint32(plus + choose(total[i] > 0, np.uint32(1), np.uint32(0)))
+        minus = np.uint32(minus + choose(total[i] < 0, np.uint32(1), np.uint32(0)))
+    return np.int64(plus) - np.int64(minus)
+
+
+@compiled
+def _combine(values, numbers, tasks, count, options, scalars, merged, spare, other):
+    """One merged block from the tasks' values; `merged` holds their sum at first."""
+    if options[COMBINE] == CONSENSUS:
+        _agree(values, numbers, tasks, count, options, merged, spare, other)
+    elif options[COMBINE] != SUM:
+        _elect(values, numbers, tasks, count, options, merged, spare, other)
+    divisor, common = scalars
     if divisor != 1:
         for i in range(count):
             merged[i] /= divisor
     if common != 1:
         for i in range(count):
             merged[i] *= common
-    return 0
 
 
 @compiled
 def _tall(out_kind, outs, start, values, numbers, count, weights, total, merged):
     """Every task's own model by its TALL mask, stored; returns the bits of the largest |weight|."""
     largest = np.uint32(0)
-    _add_all(values, numbers[WEIGHT], len(outs), count, total)
     for t in range(len(outs)):
-        row, threshold, scale = values[t], numbers[MASK, t], numbers[FACTOR, t]
+        threshold, scale = numbers[MASK, t], numbers[FACTOR, t]
         for i in range(count):
-            mine = abs(row[i]) > abs(total[i] - row[i]) * threshold
+            mine = abs(values[t, i]) > abs(total[i] - values[t, i]) * threshold
             merged[i] = choose(mine, total[i], ZERO) * scale
         largest = max(largest, store(out_kind, outs[t], start, count, weights, merged))
     return largest
+
+
+@compiled
+def _gather(tasks, kinds, start, count, position, options, numbers, limits, seeds, weights, values, merged, spare):
+    """Every task's block as values [T, n] and their sum; returns the bits of the largest |τ|."""
+    change = np.uint32(0)
+    for i in range(count):
+        merged[i] = ZERO
+    for t in range(len(kinds)):
+        if kinds[t] == BF16:
+            halves = carray(pointer(tasks[t] + 2 * start), count, np.uint16)
+            found = _sparse(halves, weights, count, values, t, merged, position, options, numbers, limits, seeds)
+        else:
+            load(kinds[t], tasks[t], start, count, spare)
+            found = _sparse(spare, weights, count, values, t, merged, position, options, numbers, limits, seeds)
+        change = max(change, found)
+    if options[GROWS]:
+        _grow(values, len(kinds), count, options, numbers)
+        _add_all(values, numbers[FACTOR], len(kinds), count, merged)
+    return change
 
 
 @compiled
@@ -235,15 +271,16 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
                 _sum_of_four(base, tasks, numbers[FACTOR], first, start, n, weights, merged)
         else:
             load(base_kind, base, start, n, weights)
-            for t in range(n_tasks):
-                load(kinds[t], tasks[t], start, n, values[t])
-                found = _sparse(values[t], weights, n, t, position + start, options, numbers, limits, seeds)
-                change = max(change, found)
+            at = position + start
+            found = _gather(tasks, kinds, start, n, at, options, numbers, limits, seeds, weights, values, merged, spare)
+            change = max(change, found)
+            if options[COMBINE] == ELECTION:
+                balance += _balance(merged, n)
+                continue
             if options[COMBINE] == TALL:
-                found = _tall(out_kind, outs, start, values, numbers, n, weights, spare, merged)
+                found = _tall(out_kind, outs, start, values, numbers, n, weights, merged, spare)
                 size = max(size, found)
                 continue
-            balance += _combine(values, numbers, n_tasks, n, options, scalars[0], scalars[1], merged, spare, other)
-        if len(outs):
-            size = max(size, store(out_kind, outs[0], start, n, weights, merged))
+            _combine(values, numbers, n_tasks, n, options, scalars, merged, spare, other)
+        size = max(size, store(out_kind, outs[0], start, n, weights, merged))
     return change, size, balance

@@ -180,14 +180,16 @@ def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def plan(
-    prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int = MERGE_CHUNK_ELEMENTS
+    prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int | None = None
 ) -> list[Chunk]:
     """The chunks of a merge, in order: whole tensors where the method needs them; nothing for empty tensors."""
+    fused = prepared.method.fused_function is not None and source.device.type == "cpu"
+    elements = chunk_elements or (_fused.FUSED_CHUNK_ELEMENTS if fused else MERGE_CHUNK_ELEMENTS)
 
     def pieces() -> Iterator[Chunk]:
         for name in source.names if names is None else names:
             total = numel(source, name)
-            step = max(1, total) if prepared.method.whole_tensors else chunk_elements
+            step = max(1, total) if prepared.method.whole_tensors else elements
             for start in range(0, total, step):
                 yield Chunk(name, start, min(start + step, total))
 
@@ -200,7 +202,7 @@ def merge_tensor(
     name: str,
     dtype: torch.dtype | None = None,
     *,
-    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor | list[Tensor]:
     """One merged tensor in its shape (a list with one per task for output "per_task"); None keeps the base's dtype."""
     stored = dtype or source.dtype(name)
@@ -222,7 +224,7 @@ def merge_into(
     cancel: CancelToken | None = None,
     *,
     progress: ProgressCallback | None = None,
-    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> None:
     """Write merged weights into rows (one, or one per task), rounded to the stored dtype first.
 

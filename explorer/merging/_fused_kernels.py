@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.merging._fused_bits import (
+from explorer.compute.compiled import (
     BF16,
     as_bits,
     as_float,

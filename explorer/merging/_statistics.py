@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from explorer.compute import select
+from explorer.compute import brackets, select
 from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, chunks, deltas
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging._api import Stat
@@ -55,7 +55,8 @@ class Statistics:
 
         def one(values: select.Scan, task: int) -> list[Tensor]:
             whole = scope == "model"
-            first = self._histogram(values, task) if whole and density[task] < 1 else None
+            counted = whole and density[task] < 1 and not brackets.serves(values)
+            first = self._histogram(values, task) if counted else None
             return [select.magnitude_threshold(values, density[task], count_rule=count_rule, histogram=first)]
 
         return self._per_task([("threshold", count_rule, d) for d in density], scope, one)[0]
@@ -74,8 +75,9 @@ class Statistics:
 
         def one(values: select.Scan, task: int) -> list[Tensor]:
             wanted = [min(max(1, k), max(1, values.elements)) for k in ranks(task, values.elements)]
-            first = self._histogram(values, task) if scope == "model" and values.elements else None
-            return [select.kth_largest(values, k, first) for k in wanted]
+            counted = scope == "model" and values.elements and not brackets.serves(values)
+            first = self._histogram(values, task) if counted else None
+            return select.at_ranks(values, wanted, first) if values.elements else [values.zero for _ in wanted]
 
         return self._per_task([("ranks", k) for k in keys], scope, one)
 

@@ -1,7 +1,7 @@
 """Numbers as compiled loops read and write them: bfloat16 and float16 by their bits, from memory addresses.
 
-Imports numba, as `_fused_kernels` does. Numba keeps compiled functions by the file they stand in: whoever changes this
-file must also change the files that use it, or empty the `__pycache__` folder, to see the difference.
+Imports numba: to be imported only when a loop is first needed. Numba keeps compiled functions by the file they stand
+in: whoever changes this file must also change the files that use it, or empty their `__pycache__`, to see the change.
 """
 
 # mypy: ignore-errors

@@ -64,12 +64,17 @@ def _kernels() -> ModuleType:
     return _fused_kernels
 
 
-def applies(method: Method, source: Source, name: str, stored: torch.dtype) -> bool:
-    """Whether the compiled loops can take this tensor of this source; depends on no value and no chunk."""
-    if method.fused_function is None or source.device.type != "cpu" or stored not in _KINDS:
+def readable(source: Source, name: str) -> bool:
+    """Whether the compiled loops can read this tensor of this source; depends on no value and no chunk."""
+    if source.device.type != "cpu":
         return False
     empty = [source.base(name, 0, 0), *(source.task(t, name, 0, 0) for t in range(len(source.tasks)))]
     return all(tensor.dtype in _KINDS for tensor in empty)
+
+
+def applies(method: Method, source: Source, name: str, stored: torch.dtype) -> bool:
+    """Whether the compiled pass can make this tensor; depends on no value and no chunk."""
+    return method.fused_function is not None and stored in _KINDS and readable(source, name)
 
 
 def write(steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int] = ()) -> bool:

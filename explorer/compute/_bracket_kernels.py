@@ -6,26 +6,37 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import carray
 
-from explorer.compute.compiled import choose, compiled, load, size_bits
+from explorer.compute.compiled import BF16, choose, compiled, load, pointer, size_bits, widen
 
 BLOCK = 2048
 _YES, _NO = np.int32(1), np.int32(0)
 
 
 @compiled
-def _sizes(weights, values, count, into):
+def _subtract(weights, values, count, into):
+    """Bits of |τ|; both sources hold bfloat16 bits or float32."""
     for i in range(count):
-        into[i] = np.int32(size_bits(values[i] - weights[i]))
+        into[i] = np.int32(size_bits(widen(values[i]) - widen(weights[i])))
+
+
+@compiled
+def _sizes(base_kind, base, kind, task, start, count, spare, more, into):
+    """Bits of |τ| of one block, int32; they order like the magnitudes."""
+    if base_kind == BF16 and kind == BF16:
+        halves = carray(pointer(base + 2 * start), count, np.uint16)
+        _subtract(halves, carray(pointer(task + 2 * start), count, np.uint16), count, into)
+    else:
+        load(base_kind, base, start, count, spare)
+        load(kind, task, start, count, more)
+        _subtract(spare, more, count, into)
 
 
 @compiled
 def sample(base_kind, base, kind, task, count, into):
     """|τ| of `count` elements, as bits."""
-    weights, values = np.empty(count, np.float32), np.empty(count, np.float32)
-    load(base_kind, base, 0, count, weights)
-    load(kind, task, 0, count, values)
-    _sizes(weights, values, count, into)
+    _sizes(base_kind, base, kind, task, 0, count, np.empty(count, np.float32), np.empty(count, np.float32), into)
 
 
 @compiled
@@ -48,15 +59,13 @@ def scan(base_kind, base, kind, task, count, lows, highs, counts, into):
 
     Returns how many were collected; −1, with nothing complete, when `into` has too little room.
     """
-    weights, values = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    spare, more = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     sizes, flags = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint8)
     eights = flags.view(np.uint64)
     found = 0
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
-        load(base_kind, base, start, n, weights)
-        load(kind, task, start, n, values)
-        _sizes(weights, values, n, sizes)
+        _sizes(base_kind, base, kind, task, start, n, spare, more, sizes)
         flags[:] = np.uint8(0)
         for r in range(len(lows)):
             above, at_high, at_low = _compare(sizes, n, lows[r], highs[r], flags)

@@ -59,7 +59,7 @@ def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
             inside.append(collected)
     if not complete:
         return None
-    together = np.concatenate(inside)
+    together = np.sort(np.concatenate(inside))
     found = [_pick(together, *ends[r], counts[r], k) for r, k in enumerate(ranks)]
     if any(bits is None for bits in found):
         return None
@@ -90,9 +90,9 @@ def _addresses(values: Scan, chunk: Chunk) -> tuple[tuple[int, int, int, int], t
 
 
 def _sampled(values: Scan, total: int) -> np.ndarray:
-    """Bits of about 1/64 of the magnitudes, 4096 at least and 2¹⁸ at most, from windows spread evenly over all."""
+    """Bits of about 1/32 of the magnitudes, 4096 at least and 2¹⁹ at most, from windows spread evenly over all."""
     count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19))
-    length = min(max(4096, total // 64), 1 << 18) // count
+    length = min(max(4096, total // 32), 1 << 19) // count
     windows, name_start, places = [], 0, [total * i // count for i in range(count)]
     for name in values.names:
         size = numel(values.source, name)
@@ -131,17 +131,13 @@ def _scanned(values: Scan, chunk: Chunk, lows: np.ndarray, highs: np.ndarray) ->
 
 
 def _pick(collected: np.ndarray, low: int, high: int, counts: np.ndarray, k: int) -> int | None:
-    """The k-th largest, from what is above and at the ends of its bracket and inside it; None when it is outside."""
+    """The k-th largest, from what is above, at the ends of its bracket and inside it; None when it is outside."""
     above, at_high, at_low = (int(c) for c in counts)
-    if low == high:
-        at_low = 0
-    left = k - above
-    if left < 1:
-        return None
-    if left <= at_high:
+    first, end = np.searchsorted(collected, low, side="right"), np.searchsorted(collected, high, side="left")
+    inside = max(0, int(end - first))
+    if above < k <= above + at_high:
         return high
-    left -= at_high
-    inside = collected[(collected > low) & (collected < high)]
-    if left <= len(inside):
-        return int(np.partition(inside, len(inside) - left)[len(inside) - left])
-    return low if left - len(inside) <= at_low else None
+    k -= above + at_high
+    if 1 <= k <= inside:
+        return int(collected[end - k])
+    return low if low < high and inside < k <= inside + at_low else None

@@ -110,12 +110,12 @@ def _sampled(values: Scan, total: int) -> np.ndarray:
 
 
 def _bracket(sampled: np.ndarray, k: int, total: int) -> tuple[int, int]:
-    """Magnitude bits that the k-th largest lies between, very likely: five standard errors to either side.
+    """Magnitude bits that the k-th largest lies between, very likely: three standard errors to either side.
 
     Neighbours are alike, so the sample counts as a quarter of its size.
     """
     share = k / total
-    error = 5 * np.sqrt(share * (1 - share) / (len(sampled) / 4)) + 16 / len(sampled)
+    error = 3 * np.sqrt(share * (1 - share) / (len(sampled) / 4)) + 16 / len(sampled)
     place = lambda s: len(sampled) - 1 - int(np.floor(s * len(sampled)))  # noqa: E731
     low, high = place(share + error), place(share - error)
     return (int(sampled[low]) if low >= 0 else 0), (int(sampled[high]) if high < len(sampled) else 0x7FFFFFFF)

@@ -12,7 +12,7 @@ from explorer.compute.arena import Arena
 from explorer.compute.source import Chunk, StateDictSource, numel
 from explorer.errors import CheckpointError, InputError
 from explorer.executor import ThreadExecutor
-from explorer.merging import METHODS, Method, _run, cast, merge_chunk, merge_into, merge_tensor, prepare
+from explorer.merging import METHODS, Method, _fused, _run, cast, merge_chunk, merge_into, merge_tensor, prepare
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 FUSED = [m for m in METHODS if m.fused_function]
@@ -193,3 +193,19 @@ def test_weights_that_do_not_fit_are_refused() -> None:
     source = StateDictSource({"w": base}, {"a": {"w": task}})
     with pytest.raises(InputError, match="must fit float16"):
         merge_tensor(prepare("task_arithmetic", source, {"scale": 2.0}), source, "w")
+
+
+@pytest.mark.parametrize("settings", SETTINGS["ties"], ids=str)
+@pytest.mark.parametrize("dyadic", [False, True], ids=["any", "ties and zeros"])
+def test_statistics_are_those_of_the_method(
+    settings: dict[str, Any], dyadic: bool, make_source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for dtype in DTYPES:
+        source = make_source(3, dtype, dyadic=dyadic)
+        given = fitting(settings, source.tasks)
+        compiled = prepare("ties", source, given).stats
+        with monkeypatch.context() as without:
+            without.setattr(_fused, "readable", lambda *_: False)
+            plain = prepare("ties", source, given).stats
+        assert set(compiled) == set(plain)
+        assert "elected" not in plain or torch.equal(compiled["elected"], plain["elected"])  # type: ignore[arg-type]

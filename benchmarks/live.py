@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -27,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "app")]
 import browser as finder
 import torch
 from driving import TASKS, App, choose, go, is_scored, running_app, slider, until, wait_drawn, wait_scored
+from machine import machine
 from playwright.sync_api import Page, sync_playwright
 
 from explorer.live import LiveModel
@@ -62,23 +61,6 @@ def spread(seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds)
     p95 = ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
     return {"median": round(statistics.median(ordered), 4), "p95": round(p95, 4), "n": len(ordered)}
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on, in plain words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cores": cores,
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torch_threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-    }
 
 
 def in_browser(moves: int, method: str) -> dict[str, Any]:

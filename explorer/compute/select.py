@@ -4,7 +4,7 @@ The bit pattern of a non-negative float orders like its value. So the k-th large
 digit: one pass counts the leading 16 bits of every magnitude (65,536 counters), the next counts the following bits
 inside the one bucket that holds the k-th value. float32 magnitudes (31 bits) take two passes, float64 (63 bits)
 four; the result is the exact value, ties and zeros included. The first pass depends on no density, so its counters
-can be kept and a second density costs one pass less.
+can be kept and a second density costs one pass less. On the processor `brackets` find most values in a single pass.
 
 Half-precision checkpoints are subtracted in float32 and count as float32. Where a model mixes float32 and float64,
 all magnitudes are widened to float64, which changes no value.
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from explorer.compute import brackets
 from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, arithmetic_dtype, numel
 from explorer.executor import CancelToken, Executor, SerialExecutor
 
@@ -60,6 +61,11 @@ class Scan:
         """The widest arithmetic precision among the tensors."""
         wide = any(arithmetic_dtype(self.source, name) == torch.float64 for name in self.names)
         return torch.float64 if wide else torch.float32
+
+    @property
+    def zero(self) -> Tensor:
+        """0 as a 0-d tensor in the scan's dtype."""
+        return torch.zeros((), dtype=self.dtype, device=self.source.device)
 
     def chunks(self) -> list[Chunk]:
         """The slices of one pass; always the same ones, so float64 sums do not depend on who asks."""
@@ -125,7 +131,17 @@ def kth_largest(values: Scan, k: int, histogram: Histogram | None = None) -> Ten
     No values give 0. With `histogram` from an earlier call the first pass is saved.
     """
     if values.elements == 0:
-        return torch.zeros((), dtype=values.dtype, device=values.source.device)
+        return values.zero
+    return at_ranks(values, [k], histogram)[0]
+
+
+def at_ranks(values: Scan, ranks: Sequence[int], histogram: Histogram | None = None) -> list[Tensor]:
+    """`kth_largest` for several k: in one pass over the values where `brackets` serve."""
+    found = brackets.kth_largest(values, ranks) if histogram is None else None
+    return found if found is not None else [_by_digits(values, k, histogram) for k in ranks]
+
+
+def _by_digits(values: Scan, k: int, histogram: Histogram | None) -> Tensor:
     if histogram is None and len(values.chunks()) == 1:
         magnitudes = values.delta(values.chunks()[0]).abs()
         return magnitudes.kthvalue(values.elements - k + 1).values
@@ -147,7 +163,7 @@ def magnitude_threshold(
     so does a task vector with fewer non-zero entries than asked for.
     """
     if density >= 1:
-        return torch.zeros((), dtype=values.dtype, device=values.source.device)
+        return values.zero
     return kth_largest(values, kept_count(density, values.elements, count_rule), histogram)
 
 
@@ -161,7 +177,7 @@ def norm_threshold(values: Scan, fraction: float, histogram: Histogram | None = 
     assert first.energy is not None
     goal = fraction * float(first.energy.sum())
     if fraction >= 1 or goal == 0:
-        return torch.zeros((), dtype=values.dtype, device=values.source.device)
+        return values.zero
     prefix, before_it = _crossing(first.energy, goal, 0.0)
     for shift, before in _finer(values.dtype):
         energy = _count_inside(values, prefix, shift, before, energy=True)[1]

@@ -26,6 +26,7 @@ from explorer.params import Spec, specs_of
 from explorer.registry import Registry
 
 if TYPE_CHECKING:
+    from explorer.merging._fused import Steps
     from explorer.merging._statistics import Statistics
 
 GRANULARITIES = ("elementwise", "elementwise+threshold", "tensor", "matrix", "data")
@@ -38,6 +39,7 @@ Stat = Tensor | dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
 Stored = Callable[[Shapes, int, Mapping[str, Any]], float]
 Prepare = Callable[["Statistics", Mapping[str, Any]], Mapping[str, Stat]]
+Fuse = Callable[..., "Steps | None"]
 
 
 @dataclass(eq=False)
@@ -69,6 +71,7 @@ class Method:
     needs_data: tuple[str, ...] = ()
     prepare_function: Prepare | None = field(default=None, repr=False)
     stored_function: Stored | None = field(default=None, repr=False)
+    fused_function: Fuse | None = field(default=None, repr=False)
 
     def __call__(self, deltas: Tensor, **parameters: Any) -> Tensor:
         """The merged task vector of one chunk."""
@@ -92,6 +95,17 @@ class Method:
         numbers of 32 bits; the base comes on top of either. It may exceed 1.
         """
         self.stored_function = function
+        return function
+
+    def fused(self, function: Fuse) -> Fuse:
+        """Decorator: `function(**parameters)` returns the method as steps of the compiled pass, or None.
+
+        It gets what the method itself gets as keywords, but no `base`. None, which must depend on the values alone,
+        leaves the work to the method; else both give the same bits.
+        """
+        if self.fused_function is not None:
+            raise TypeError(f"method {self.name!r} has two fused functions")
+        self.fused_function = function
         return function
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from explorer.merging import _parts as parts
+from explorer.merging._fused import Steps
 from explorer.merging._ties import vote_weights
 from explorer.params import Advanced, Choice, PerTask, Range
 
@@ -47,3 +48,16 @@ def combine(values: Tensor, scale: Tensor, weight: Tensor, *, elect: str, reduce
     else:
         merged = parts.disjoint_mean(agreeing, weight if reduce == "weighted_mean" else None)
     return parts.with_sign(merged, positive) * common
+
+
+def steps(scale: Tensor, weight: Tensor, *, elect: str, reduce: str, **sparsify: Any) -> Steps:
+    """The same for the compiled pass, which sparsifies first as its other fields say."""
+    if elect == "none" and reduce == "sum":
+        return Steps("sum", weight * scale, **sparsify)
+    factors, common = vote_weights(weight, scale)
+    if elect == "none":
+        total = factors.sum() if reduce == "weighted_mean" else (factors != 0).sum()
+        return Steps("sum", factors, divisor=float(total) or 1.0, common=float(common), **sparsify)
+    kind = "elect_sum" if reduce == "sum" else "elect_mean"
+    weights = weight if reduce == "weighted_mean" else None
+    return Steps(kind, factors, weights=weights, common=float(common), **sparsify)

@@ -15,6 +15,7 @@ from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
 from explorer.errors import InputError, RecipeError, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
+from explorer.merging import _fused
 from explorer.merging._add_ons import PreparedAddOn, prepare_add_ons
 from explorer.merging._api import METHODS, Method, Stat
 from explorer.merging._inputs import given_at, locate_non_finite, ordered, require_finite_base, require_given
@@ -155,6 +156,19 @@ def merge_deltas(prepared: Prepared, source: Source, chunk: Chunk, base: Tensor 
 
 def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor, base: Tensor) -> Tensor:
     method = prepared.method
+    arguments = _arguments(prepared, view, chunk, base.dtype)
+    if method.whole_tensors:
+        shape = view.shape(chunk.name)
+        task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)
+    if "base" in method.needs:
+        arguments["base"] = base
+    merged = method(task_vectors, **arguments)
+    return merged.reshape(len(prepared.tasks), -1) if method.output == "per_task" else merged.reshape(-1)
+
+
+def _arguments(prepared: Prepared, view: Source, chunk: Chunk, dtype: torch.dtype) -> dict[str, Any]:
+    """What the method gets beside the task vectors and the base."""
+    method = prepared.method
     arguments: dict[str, Any] = {}
     for s in method.specs:
         value = prepared.values[s.name]
@@ -162,7 +176,7 @@ def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor
             several = value if isinstance(value, tuple) else (value,)
             found = tuple(block_value(one, chunk.name, s.default) for one in several)
             value = found if isinstance(value, tuple) else found[0]
-        arguments[s.name] = torch.tensor(value, dtype=base.dtype, device=base.device) if s.per_task else value
+        arguments[s.name] = torch.tensor(value, dtype=dtype, device=view.device) if s.per_task else value
     if "stats" in method.needs:
         arguments["stats"] = at(prepared.stats, chunk.name)
     if "seeds" in method.needs:
@@ -173,13 +187,27 @@ def _kernel(prepared: Prepared, view: Source, chunk: Chunk, task_vectors: Tensor
         arguments["name"] = chunk.name
     if "given" in method.needs:
         arguments["given"] = given_at(view, method.needs_data, chunk.name)
-    if method.whole_tensors:
-        shape = view.shape(chunk.name)
-        task_vectors, base = task_vectors.view(-1, *shape), base.view(shape)
-    if "base" in method.needs:
-        arguments["base"] = base
-    merged = method(task_vectors, **arguments)
-    return merged.reshape(len(prepared.tasks), -1) if method.output == "per_task" else merged.reshape(-1)
+    return arguments
+
+
+def _fused_chunk(prepared: Prepared, source: Source, chunk: Chunk, stored: torch.dtype, outs: Sequence[Tensor]) -> bool:
+    """Write a chunk of every row by the compiled pass, rounded to `stored` first; False where that does not apply."""
+    method = prepared.method
+    if prepared.keeps_base or prepared.add_ons or not _fused.applies(method, source, chunk.name, stored):
+        return False
+    view = ordered(source, prepared.order)
+    arguments = _arguments(prepared, view, chunk, torch.float32)
+    steps = method.fused_function(**arguments) if method.fused_function else None
+    if steps is None:
+        return False
+    places = prepared.order if method.output == "per_task" else (0,)
+    rounded = [out if out.dtype == stored else torch.empty_like(out, dtype=stored) for out in outs]
+    if not _fused.write(steps, view, chunk, [rounded[i] for i in places], arguments.get("seeds", ())):
+        return False
+    for out, values in zip(outs, rounded, strict=True):
+        if values is not out:
+            out.copy_(values)
+    return True
 
 
 def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
@@ -195,14 +223,16 @@ def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def plan(
-    prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int = MERGE_CHUNK_ELEMENTS
+    prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int | None = None
 ) -> list[Chunk]:
     """The chunks of a merge, in order: whole tensors where the method needs them; nothing for empty tensors."""
+    fused = prepared.method.fused_function is not None and source.device.type == "cpu"
+    elements = chunk_elements or (_fused.FUSED_CHUNK_ELEMENTS if fused else MERGE_CHUNK_ELEMENTS)
 
     def pieces() -> Iterator[Chunk]:
         for name in source.names if names is None else names:
             total = numel(source, name)
-            step = max(1, total) if prepared.method.whole_tensors else chunk_elements
+            step = max(1, total) if prepared.method.whole_tensors else elements
             for start in range(0, total, step):
                 yield Chunk(name, start, min(start + step, total))
 
@@ -215,7 +245,7 @@ def merge_tensor(
     name: str,
     dtype: torch.dtype | None = None,
     *,
-    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> Tensor | list[Tensor]:
     """One merged tensor in its shape (a list with one per task for output "per_task"); None keeps the base's dtype."""
     stored = dtype or source.dtype(name)
@@ -237,7 +267,7 @@ def merge_into(
     cancel: CancelToken | None = None,
     *,
     progress: ProgressCallback | None = None,
-    chunk_elements: int = MERGE_CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> None:
     """Write merged weights into rows (one, or one per task), rounded to the stored dtype first.
 
@@ -252,10 +282,13 @@ def merge_into(
     pieces = plan(prepared, source, names, chunk_elements)
 
     def write(chunk: Chunk) -> None:
-        weights = merge_chunk(prepared, source, chunk)
-        stored = cast(weights, dtype_policy or source.dtype(chunk.name))
-        for row, values in zip(rows, stored if stored.dim() > 1 else [stored], strict=True):
-            row.flat(chunk.name)[chunk.start : chunk.stop].copy_(values)
+        stored = dtype_policy or source.dtype(chunk.name)
+        outs = [row.flat(chunk.name)[chunk.start : chunk.stop] for row in rows]
+        if _fused_chunk(prepared, source, chunk, stored, outs):
+            return
+        rounded = cast(merge_chunk(prepared, source, chunk), stored)
+        for out, values in zip(outs, rounded if rounded.dim() > 1 else [rounded], strict=True):
+            out.copy_(values)
 
     work = (executor or SerialExecutor()).map(
         write, pieces, total=len(pieces), label="merge", progress=progress, cancel=cancel

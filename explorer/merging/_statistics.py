@@ -9,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from explorer.compute import select
+from explorer.compute import brackets, select
 from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, chunks, deltas
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging._api import Stat
@@ -18,6 +18,7 @@ from explorer.store import Store
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Quick = Callable[[Source, Chunk, Mapping[str, Tensor]], Tensor | None]
 OneTask = Callable[[select.Scan, int], list[Tensor]]
 
 
@@ -55,7 +56,8 @@ class Statistics:
 
         def one(values: select.Scan, task: int) -> list[Tensor]:
             whole = scope == "model"
-            first = self._histogram(values, task) if whole and density[task] < 1 else None
+            counted = whole and density[task] < 1 and not brackets.serves(values)
+            first = self._histogram(values, task) if counted else None
             return [select.magnitude_threshold(values, density[task], count_rule=count_rule, histogram=first)]
 
         return self._per_task([("threshold", count_rule, d) for d in density], scope, one)[0]
@@ -74,8 +76,9 @@ class Statistics:
 
         def one(values: select.Scan, task: int) -> list[Tensor]:
             wanted = [min(max(1, k), max(1, values.elements)) for k in ranks(task, values.elements)]
-            first = self._histogram(values, task) if scope == "model" and values.elements else None
-            return [select.kth_largest(values, k, first) for k in wanted]
+            counted = scope == "model" and values.elements and not brackets.serves(values)
+            first = self._histogram(values, task) if counted else None
+            return select.at_ranks(values, wanted, first) if values.elements else [values.zero for _ in wanted]
 
         return self._per_task([("ranks", k) for k in keys], scope, one)
 
@@ -110,13 +113,16 @@ class Statistics:
         *,
         scope: str = "model",
         given: Mapping[str, Stat] | None = None,
+        quick: Quick | None = None,
     ) -> Stat:
         """The sum over all chunks of `function(deltas [T, n], given)`: one tensor, or one per tensor name.
 
         `given` are statistics from earlier, seen by the function as its chunk sees them. `key` must change with
         anything that changes the result. Floats are added in float64 and whole numbers in int64, in a fixed order.
+        `quick`, where it returns something, gives the same for a chunk without needing its deltas.
         """
-        return self.sum_chunks(key, lambda _, deltas, known: function(deltas, known), scope=scope, given=given)
+        whole = lambda _, deltas, known: function(deltas, known)  # noqa: E731
+        return self.sum_chunks(key, whole, scope=scope, given=given, quick=quick)
 
     def sum_chunks(
         self,
@@ -125,13 +131,16 @@ class Statistics:
         *,
         scope: str = "model",
         given: Mapping[str, Stat] | None = None,
+        quick: Quick | None = None,
     ) -> Stat:
         """As `sum`, for a function that also needs to know which chunk it sees."""
         known = given or {}
 
         def compute() -> Stat:
             def partial(chunk: Chunk) -> Tensor:
-                found = function(chunk, deltas(self.source, chunk), at(known, chunk.name))
+                seen = at(known, chunk.name)
+                found = quick(self.source, chunk, seen) if quick else None
+                found = function(chunk, deltas(self.source, chunk), seen) if found is None else found
                 return found.double() if found.is_floating_point() else found.long()
 
             pieces = list(chunks(self.source, CHUNK_ELEMENTS))

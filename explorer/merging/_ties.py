@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from explorer.compute.source import Chunk, Source
+from explorer.merging import _fused
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 
 
@@ -123,9 +126,15 @@ def _elected(statistics: Statistics, rule: Rule, key: str, factors: Tensor, stat
         chosen = factors.to(deltas)
         return _election(_votes(deltas, rule, chosen, given), rule, chosen, given).sign().long().sum()
 
+    def quick(source: Source, chunk: Chunk, given: Mapping[str, Tensor]) -> Tensor | None:
+        if not _is_compiled(rule, given) or not _fused.readable(source, chunk.name):
+            return None
+        found = _fused.balance(Steps("election", factors.float(), low=given["threshold"]), source, chunk)
+        return None if found is None else torch.tensor(found)
+
     if len(factors) == 1:  # one task never cancels, so no tie needs a sign
         return torch.ones((), dtype=torch.int64, device=statistics.source.device)
-    return statistics.sum(f"elected {key} {factors.tolist()}", signs, given=stats)
+    return statistics.sum(f"elected {key} {factors.tolist()}", signs, given=stats, quick=quick)
 
 
 def _zero_is_positive(rule: Rule, stats: Mapping[str, Tensor]) -> Tensor | bool:
@@ -188,3 +197,24 @@ def _merge_all(votes: Tensor, rule: Rule, weight: Tensor) -> Tensor:
     share = weight if rule.divisor == "weights" else torch.ones_like(weight)
     total = parts.task_sum((votes != 0) * parts.column(share, votes))
     return parts.task_sum(votes) / torch.where(total > 0, total, 1)
+
+
+def steps(rule: Rule, weight: Tensor, scale: Tensor, stats: Mapping[str, Tensor]) -> Steps | None:
+    """The same merge for the compiled pass; None for rules that it does not know."""
+    if not _is_compiled(rule, stats):
+        return None
+    factors, common = vote_weights(weight, scale)
+    return Steps(
+        f"elect_{rule.reduce}",
+        factors,
+        low=stats["threshold"],
+        weights=weight if rule.divisor == "weights" else None,
+        zero_is_positive=bool(_zero_is_positive(rule, stats)),
+        common=float(common),
+    )
+
+
+def _is_compiled(rule: Rule, stats: Mapping[str, Tensor]) -> bool:
+    """Whether the compiled pass knows the rule; thresholds of models that hold float64 as well are float64."""
+    known = rule.sign_rule == "mass" and rule.trim_rule != "std" and rule.rescale == "none"
+    return known and stats["threshold"].dtype == torch.float32

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from explorer.merging._api import Stat, method, per_task
+from explorer.merging._fused import Steps
 from explorer.merging._inputs import require_some_weight
 from explorer.merging._parts import task_sum, weighted_sum
 from explorer.merging._statistics import Statistics
@@ -52,6 +53,11 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
     if parameters["normalize"]:
         require_some_weight("weight_average", parameters["weight"])
     return {}
+
+
+@weight_average.fused
+def _(*, weight: Tensor, normalize: bool) -> Steps | None:
+    return Steps("sum", weight / weight.sum()) if normalize else None
 
 
 @method(

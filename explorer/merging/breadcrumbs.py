@@ -10,7 +10,8 @@ from torch import Tensor
 
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
-from explorer.merging._combine import Elect, Reduce, Weight, combine
+from explorer.merging._combine import Elect, Reduce, Weight, combine, steps
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
@@ -122,3 +123,12 @@ def _spread(per_row: Tensor, columns: int, offset: int, count: int) -> Tensor:
     first, last = offset // columns, (offset + count - 1) // columns
     repeated = per_row[:, first : last + 1].repeat_interleave(columns, dim=1)
     return repeated[:, offset - first * columns :][:, :count]
+
+
+@breadcrumbs.fused
+def _(
+    *, scale: Tensor, weight: Tensor, scope: str, elect: str, reduce: str, stats: Mapping[str, Tensor], **_: Any
+) -> Steps | None:
+    if scope == "row":
+        return None
+    return steps(scale, weight, elect=elect, reduce=reduce, low=stats["low"], high=stats["high"])

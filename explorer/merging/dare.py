@@ -11,7 +11,8 @@ from torch import Tensor
 from explorer.compute.source import Chunk
 from explorer.merging import _draws
 from explorer.merging._api import Stat, method, per_task
-from explorer.merging._combine import Elect, Reduce, Weight, combine
+from explorer.merging._combine import Elect, Reduce, Weight, combine, steps
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
@@ -112,3 +113,28 @@ def _dropped(deltas: Tensor, densities: list[float], seeds: tuple[int, ...], off
         keep = _draws.keep(seed, offset, row.numel(), density, row.device)
         torch.mul(row, keep, out=into)
     return out
+
+
+@dare.fused
+def _(
+    *,
+    scale: Tensor,
+    density: Tensor,
+    rescale: str,
+    elect: str,
+    reduce: str,
+    weight: Tensor,
+    drop: str,
+    stats: Mapping[str, Tensor],
+    **_: Any,
+) -> Steps:
+    sparsify: dict[str, Any] = {"keep": stats["density"].tolist()}
+    if drop == "smallest":
+        sparsify = {"low": stats["threshold"]}
+    if rescale == "l1":
+        sparsify["times"] = stats["grow"].to(scale.dtype)
+    elif rescale == "density" and elect == "none" and reduce == "sum":
+        scale = scale / density
+    elif rescale == "density":
+        sparsify["over"] = density
+    return steps(scale, weight, elect=elect, reduce=reduce, **sparsify)

@@ -11,6 +11,7 @@ from torch import Tensor
 from explorer.merging import _parts as parts
 from explorer.merging import _ties
 from explorer.merging._api import Shapes, Stat, method, per_task
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerTask, Range
 
@@ -169,3 +170,15 @@ def _multi_task_vector(deltas: Tensor, kind: str, stats: Mapping[str, Tensor]) -
         return parts.task_sum(deltas)
     ones = per_task(1.0, deltas)
     return _ties.merge(deltas, TIES_SUM, ones, ones, stats)
+
+
+@tall_masks.fused
+def _(*, scale: Tensor, mask_threshold: Tensor, multi_task_vector: str, **_: Any) -> Steps | None:
+    return Steps("tall", scale, mask_threshold=mask_threshold) if multi_task_vector == "task_arithmetic" else None
+
+
+@consensus.fused
+def _(*, scale: Tensor, min_tasks: int, mask_threshold: Tensor, multi_task_vector: str, **_: Any) -> Steps | None:
+    if multi_task_vector != "task_arithmetic":
+        return None
+    return Steps("consensus", scale, mask_threshold=mask_threshold, min_tasks=min_tasks)

@@ -7,6 +7,7 @@ from typing import Annotated
 from torch import Tensor
 
 from explorer.merging._api import method, per_task
+from explorer.merging._fused import Steps
 from explorer.merging._parts import weighted_sum
 from explorer.params import PerBlock, PerTask, Range
 
@@ -37,3 +38,8 @@ def task_arithmetic(
     The default 0.3 is the usual choice for about eight tasks; the paper tunes it on held-out data.
     """
     return weighted_sum(deltas, per_task(scale, deltas))
+
+
+@task_arithmetic.fused
+def _(*, scale: Tensor) -> Steps:
+    return Steps("sum", scale)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from explorer.merging import _ties
 from explorer.merging._api import Stat, method, per_task
+from explorer.merging._fused import Steps
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerTask, Range
 
@@ -115,3 +116,8 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
         weight=parameters["weight"],
         scale=parameters["scale"],
     )
+
+
+@ties.fused
+def _(**parameters: Any) -> Steps | None:
+    return _ties.steps(_ties.Rule.of(parameters), parameters["weight"], parameters["scale"], parameters["stats"])

@@ -41,10 +41,12 @@ def test_a_second_density_costs_one_pass_over_one_task(counted: CountingSource) 
     store = Store()
     asked = statistics(counted, cache=store)
     asked.magnitude_threshold([0.2, 0.2, 0.2])
-    assert counted.read == {"a": 600_000, "b": 600_000, "c": 600_000}
+    one_pass = range(300_000, 310_001)  # and a small sample before it
+    assert all(read in one_pass for read in counted.read.values())
     counted.reset()
     again = statistics(counted, cache=store).magnitude_threshold([0.2, 0.3, 0.2])
-    assert counted.read == {"a": 0, "b": 300_000, "c": 0}
+    assert (counted.read["a"], counted.read["c"]) == (0, 0)
+    assert counted.read["b"] in one_pass
     fresh = statistics(counted).magnitude_threshold([0.2, 0.3, 0.2])
     assert isinstance(again, torch.Tensor)
     assert isinstance(fresh, torch.Tensor)

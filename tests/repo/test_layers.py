@@ -93,9 +93,14 @@ def loaded_after(statement: str, package: str) -> bool:
     return done.returncode == 7
 
 
-@pytest.mark.parametrize("package", ["torch", "pandas", "ray", "transformers", "gradio"])
+@pytest.mark.parametrize("package", ["torch", "pandas", "ray", "transformers", "gradio", "numba"])
 def test_import_explorer_is_light(package: str) -> None:
     assert not loaded_after("import explorer", package)
+
+
+def test_merging_leaves_numba_unloaded_until_it_merges() -> None:
+    assert not loaded_after("import explorer.merging", "numba")
+    assert loaded_after("import explorer.merging._fused as f; f._kernels()", "numba")
 
 
 def test_import_charts_leaves_torch_unloaded() -> None:

@@ -1,0 +1,145 @@
+"""Exact k-th largest magnitudes in one compiled pass: a sample brackets each of them, the pass counts what lies above
+the bracket and collects what lies inside, and the collected values hold the answer.
+
+A sample can mislead; then what was counted shows that the value lies outside the bracket, and `select` counts digit by
+digit instead. The answer is the exact value either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from explorer.compute.source import Chunk, numel
+
+if TYPE_CHECKING:
+    from explorer.compute.select import Scan
+
+_KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+_LEAST = 1 << 15
+"""Fewer elements than this are selected as fast without a sample."""
+_LEAST_WINDOWS, _MOST_WINDOWS = 32, 512
+_PIECE_ELEMENTS = 1 << 20
+
+
+@cache
+def _kernels() -> ModuleType:
+    from explorer.compute import _bracket_kernels
+
+    return _bracket_kernels
+
+
+def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
+    """The k-th largest magnitude for every k in `ranks` (from 1), 0-d float32; None when this way does not serve.
+
+    That is also so when a bracket misses, or holds too many values to be kept.
+    """
+    if not serves(values):
+        return None
+    total = values.elements
+    sampled = np.sort(_sampled(values, total))
+    ends = [_bracket(sampled, k, total) for k in ranks]
+    lows, highs = (np.array([e[side] for e in ends], np.int32) for side in (0, 1))
+    pieces = _pieces(values)
+    counts, inside = np.zeros((len(ranks), 3), np.int64), []
+    work = values.executor.map(
+        lambda c: _scanned(values, c, lows, highs), pieces, total=len(pieces), label="select", cancel=values.cancel
+    )
+    complete = True
+    for part, collected in work:
+        counts += part
+        complete &= collected is not None
+        if collected is not None:
+            inside.append(collected)
+    if not complete:
+        return None
+    together = np.sort(np.concatenate(inside))
+    found = [_pick(together, *ends[r], counts[r], k) for r, k in enumerate(ranks)]
+    if any(bits is None for bits in found):
+        return None
+    return [torch.tensor(bits, dtype=torch.int32).view(torch.float32) for bits in found]
+
+
+def serves(values: Scan) -> bool:
+    """Whether `kth_largest` can find anything here: half and single precision on the processor, and many values."""
+    many = values.elements >= _LEAST and values.source.device.type == "cpu"
+    return many and all(_known(values, name) for name in values.names)
+
+
+def _known(values: Scan, name: str) -> bool:
+    source = values.source
+    if source.holds_delta(values.task, name):
+        return False
+    return {source.dtype(name), source.task(values.task, name, 0, 0).dtype} <= set(_KINDS)
+
+
+def _pieces(values: Scan) -> list[Chunk]:
+    sizes = [(name, numel(values.source, name)) for name in values.names]
+    return [Chunk(n, a, min(a + _PIECE_ELEMENTS, s)) for n, s in sizes for a in range(0, s, _PIECE_ELEMENTS)]
+
+
+def _addresses(values: Scan, chunk: Chunk) -> tuple[tuple[int, int, int, int], tuple[Tensor, Tensor]]:
+    """Kinds and addresses of base and task, and the tensors, which must outlive their addresses."""
+    base = values.source.base(chunk.name, chunk.start, chunk.stop).contiguous()
+    task = values.source.task(values.task, chunk.name, chunk.start, chunk.stop).contiguous()
+    return (_KINDS[base.dtype], base.data_ptr(), _KINDS[task.dtype], task.data_ptr()), (base, task)
+
+
+def _sampled(values: Scan, total: int) -> np.ndarray:
+    """Bits of about 1/32 of the magnitudes, 4096 at least and 2¹⁹ at most, from windows spread evenly over all."""
+    count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19))
+    length = min(max(4096, total // 32), 1 << 19) // count
+    windows, name_start, places = [], 0, [total * i // count for i in range(count)]
+    for name in values.names:
+        size = numel(values.source, name)
+        starts = [p - name_start for p in places if name_start <= p < name_start + size]
+        windows += [Chunk(name, s, min(s + length, size)) for s in starts]
+        name_start += size
+    out = []
+    for window in windows:
+        count = window.stop - window.start
+        made = np.empty(count, np.int32)
+        numbers, _alive = _addresses(values, window)
+        _kernels().sample(*numbers, count, made)
+        out.append(made)
+    return np.concatenate(out)
+
+
+def _bracket(sampled: np.ndarray, k: int, total: int) -> tuple[int, int]:
+    """Magnitude bits that the k-th largest lies between, very likely: three standard errors to either side.
+
+    Neighbours are alike, so the sample counts as a quarter of its size.
+    """
+    share = k / total
+    error = 3 * np.sqrt(share * (1 - share) / (len(sampled) / 4)) + 16 / len(sampled)
+    place = lambda s: len(sampled) - 1 - int(np.floor(s * len(sampled)))  # noqa: E731
+    low, high = place(share + error), place(share - error)
+    return (int(sampled[low]) if low >= 0 else 0), (int(sampled[high]) if high < len(sampled) else 0x7FFFFFFF)
+
+
+def _scanned(values: Scan, chunk: Chunk, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Counts of one piece, and what lies inside the brackets; None when that is too much to keep."""
+    count = chunk.stop - chunk.start
+    counts, into = np.zeros((len(lows), 3), np.int64), np.empty(count // 4 + 64, np.int32)
+    numbers, _alive = _addresses(values, chunk)
+    found = _kernels().scan(*numbers, count, lows, highs, counts, into)
+    return counts, into[:found].copy() if found >= 0 else None
+
+
+def _pick(collected: np.ndarray, low: int, high: int, counts: np.ndarray, k: int) -> int | None:
+    """The k-th largest, from what is above, at the ends of its bracket and inside it; None when it is outside."""
+    above, at_high, at_low = (int(c) for c in counts)
+    first, end = np.searchsorted(collected, low, side="right"), np.searchsorted(collected, high, side="left")
+    inside = max(0, int(end - first))
+    if above < k <= above + at_high:
+        return high
+    k -= above + at_high
+    if 1 <= k <= inside:
+        return int(collected[end - k])
+    return low if low < high and inside < k <= inside + at_low else None

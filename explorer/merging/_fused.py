@@ -1,0 +1,145 @@
+"""Fused merging on the processor: one compiled pass that reads every weight once and writes the merged ones once.
+
+A method says beside its function which steps it is made of, `@ties.fused`, for the values that the compiled loops know;
+the runner then takes this path for resident bfloat16, float16 and float32 tensors. The results are those of the
+method's own function. Where anything is unusual (a value that is no number, a weight that does not fit) the pass says
+so and the runner does the chunk over with the method's function, which raises the right error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from explorer.compute.source import Chunk, Source
+
+if TYPE_CHECKING:
+    from explorer.merging._api import Method
+
+FUSED_CHUNK_ELEMENTS = 1 << 19
+"""Elements of one call: the loops cut their own blocks, so a call is long enough for its own cost not to count."""
+
+_KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+_INFINITY = 0x7F800000
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """What the compiled pass does to T task vectors; every tensor is per task, [T], None where it does not apply.
+
+    Entries outside `low` … `high` become 0, then those whose draw is not below `keep` (densities, with the runner's
+    seeds); what is left grows by `times`, or is divided by `over`. `combine` is "sum" (Σ factors · τ), "elect_mean",
+    "elect_sum", "elect_max" (votes are factors · τ; a mean divides by the agreeing `weights`, or their number),
+    "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold` agree) or "tall" (one model per task). The
+    result is divided by `divisor` and multiplied by `common`.
+    """
+
+    combine: str
+    factors: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+    keep: Sequence[float] | None = None
+    times: Tensor | None = None
+    over: Tensor | None = None
+    weights: Tensor | None = None
+    mask_threshold: Tensor | None = None
+    min_tasks: int = 0
+    zero_is_positive: bool = True
+    divisor: float = 1.0
+    common: float = 1.0
+
+
+@cache
+def _kernels() -> ModuleType:
+    """The compiled loops; imported when first needed, because that takes a second."""
+    from explorer.merging import _fused_kernels
+
+    return _fused_kernels
+
+
+def readable(source: Source, name: str) -> bool:
+    """Whether the compiled loops can read this tensor of this source; depends on no value and no chunk."""
+    if source.device.type != "cpu" or any(source.holds_delta(t, name) for t in range(len(source.tasks))):
+        return False
+    empty = [source.base(name, 0, 0), *(source.task(t, name, 0, 0) for t in range(len(source.tasks)))]
+    return all(tensor.dtype in _KINDS for tensor in empty)
+
+
+def applies(method: Method, source: Source, name: str, stored: torch.dtype) -> bool:
+    """Whether the compiled pass can make this tensor; depends on no value and no chunk."""
+    return method.fused_function is not None and stored in _KINDS and readable(source, name)
+
+
+def write(steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int] = ()) -> bool:
+    """Merge a chunk into `outs` [n] (one, or one per task in the source's order), rounded to their dtype.
+
+    False when some number is not finite or does not fit: what `outs` hold is then to be written again.
+    """
+    change, size, _ = _run(steps, source, chunk, outs, seeds, (_kernels().COMBINE, steps.combine.upper()))
+    limit = int(torch.tensor(torch.finfo(outs[0].dtype).max, dtype=torch.float32).view(torch.int32))
+    return change < _INFINITY and size <= limit
+
+
+def balance(steps: Steps, source: Source, chunk: Chunk) -> int | None:
+    """The sum of the elected signs over a chunk; None when a task vector is not finite."""
+    change, _, total = _run(steps, source, chunk, (), (), (_kernels().COMBINE, "ELECTION"))
+    return int(total) if change < _INFINITY else None
+
+
+def _run(
+    steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int], kind: tuple[int, str]
+) -> tuple[int, int, int]:
+    kernels = _kernels()
+    count = len(source.tasks)
+    base = source.base(chunk.name, chunk.start, chunk.stop).contiguous()
+    tasks = [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
+    options = np.zeros(kernels.OPTIONS, np.int64)
+    options[kind[0]] = getattr(kernels, kind[1])
+    options[kernels.TRIMS] = steps.low is not None or steps.high is not None
+    options[kernels.DRAWS] = steps.keep is not None
+    options[kernels.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
+    options[kernels.TIES_POSITIVE] = steps.zero_is_positive
+    options[kernels.MIN_TASKS] = steps.min_tasks
+    plain = kind[1] == "SUM" and not options[kernels.TRIMS : kernels.GROWS + 1].any()
+    plain = plain and steps.divisor == steps.common == 1
+    options[kernels.FAST] = plain and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
+    padding = -count % 4  # the fast loop takes four tasks at a time; the base with factor 0 adds nothing
+    return kernels.merge(
+        base.data_ptr(),
+        _KINDS[base.dtype],
+        np.array([t.data_ptr() for t in (*tasks, *[base] * padding)], np.int64),
+        np.array([_KINDS[t.dtype] for t in tasks], np.int64),
+        np.array([o.data_ptr() for o in outs], np.int64),
+        _KINDS[outs[0].dtype] if outs else 0,
+        base.numel(),
+        chunk.start,
+        options,
+        _numbers(steps, count, padding),
+        np.array([steps.divisor, steps.common], np.float32),
+        np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64),
+        np.array([(s % 2**32, (s >> 32) % 2**32) for s in seeds or (0,) * count], np.uint32),
+    )
+
+
+def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:
+    kernels = _kernels()
+    grow = steps.times if steps.times is not None else steps.over
+    rows: Mapping[int, tuple[Tensor | None, float]] = {
+        kernels.FACTOR: (steps.factors, 0.0),
+        kernels.LOW: (steps.low, 0.0),
+        kernels.HIGH: (steps.high, np.inf),
+        kernels.GROWTH: (grow, 1.0),
+        kernels.WEIGHT: (steps.weights, 1.0),
+        kernels.MASK: (steps.mask_threshold, 0.0),
+    }
+    numbers = np.zeros((kernels.ROWS, count + padding), np.float32)
+    for row, (given, default) in rows.items():
+        numbers[row, :count] = default if given is None else given.numpy()
+    return numbers

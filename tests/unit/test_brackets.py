@@ -76,11 +76,9 @@ def test_too_many_values_inside_are_left_to_counting(monkeypatch: pytest.MonkeyP
 
 
 def test_few_values_and_float64_are_left_to_counting() -> None:
-    assert not brackets.brackets.serves(
-        select.scan(StateDictSource({"w": torch.ones(9)}, {"t": {"w": torch.ones(9)}}), 0)
-    )
+    assert not brackets.serves(select.scan(StateDictSource({"w": torch.ones(9)}, {"t": {"w": torch.ones(9)}}), 0))
     wide = {"w": torch.ones(N, dtype=torch.float64)}
-    assert not brackets.brackets.serves(select.scan(StateDictSource(wide, {"t": wide}), 0))
+    assert not brackets.serves(select.scan(StateDictSource(wide, {"t": wide}), 0))
 
 
 class Adapted(StateDictSource):

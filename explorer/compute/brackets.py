@@ -25,7 +25,7 @@ _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 _LEAST = 1 << 15
 """Fewer elements than this are selected as fast without a sample."""
 _LEAST_WINDOWS, _MOST_WINDOWS = 32, 512
-_PIECE_ELEMENTS = 1 << 20
+_PIECE_ELEMENTS = 1 << 21
 
 
 @cache
@@ -59,7 +59,7 @@ def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
             inside.append(collected)
     if not complete:
         return None
-    together = np.sort(np.concatenate(inside))
+    together = np.concatenate(inside)
     found = [_pick(together, *ends[r], counts[r], k) for r, k in enumerate(ranks)]
     if any(bits is None for bits in found):
         return None
@@ -135,11 +135,11 @@ def _scanned(values: Scan, chunk: Chunk, lows: np.ndarray, highs: np.ndarray) ->
 def _pick(collected: np.ndarray, low: int, high: int, counts: np.ndarray, k: int) -> int | None:
     """The k-th largest, from what is above, at the ends of its bracket and inside it; None when it is outside."""
     above, at_high, at_low = (int(c) for c in counts)
-    first, end = np.searchsorted(collected, low, side="right"), np.searchsorted(collected, high, side="left")
-    inside = max(0, int(end - first))
+    own = collected[(collected > low) & (collected < high)]
+    inside = len(own)
     if above < k <= above + at_high:
         return high
     k -= above + at_high
     if 1 <= k <= inside:
-        return int(collected[end - k])
+        return int(np.partition(own, inside - k)[inside - k])
     return low if low < high and inside < k <= inside + at_low else None

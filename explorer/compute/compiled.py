@@ -1,7 +1,8 @@
 """Numbers as compiled loops read and write them: bfloat16 and float16 by their bits, from memory addresses.
 
-Imports numba: to be imported only when a loop is first needed. Numba keeps compiled functions by the file they stand
-in: whoever changes this file must also change the files that use it, or empty their `__pycache__`, to see the change.
+Imports numba: to be imported only when a loop is first needed. Compiled loops are kept in the user's cache folder,
+under a digest of all files that hold any: numba itself looks only at the file of the outermost loop, and would run old
+code after a change in another one.
 """
 
 # mypy: ignore-errors
@@ -9,9 +10,16 @@ in: whoever changes this file must also change the files that use it, or empty t
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from pathlib import Path
+
 import numpy as np
-from numba import carray, njit, types
+from numba import carray, config, njit, types
 from numba.extending import intrinsic
+
+from explorer.seeds import digest_of
+from explorer.store import cache_folder
 
 BF16, F16, F32 = 0, 1, 2
 
@@ -20,11 +28,32 @@ inlined = njit(**_FLOATS, inline="always")
 
 
 def compiled(function):
-    """Compile when first called; keep the result where numba keeps such things, if anything there can be written."""
+    """Compile when first called; keep the result for the next start, if its folder can be written."""
+    folder = _folder()
+    if folder is None:
+        return njit(**_FLOATS)(function)
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
         return njit(**_FLOATS, cache=True)(function)
-    except RuntimeError:  # no folder to keep it in
+    except RuntimeError:  # no place to keep it
         return njit(**_FLOATS)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+@cache
+def _folder():
+    """Where compiled loops of exactly this code are kept; None where nothing can be written. Numba adds its version."""
+    rooms = Path(__file__).parents[1]
+    sources = sorted([Path(__file__), *rooms.glob("*/_*_kernels.py"), *rooms.glob("*/_fused*.py")])
+    code = digest_of(*(path.read_text(encoding="utf-8") for path in sources))
+    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder() / "compiled") / code
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writable").touch()
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return None
+    return folder
 
 
 @intrinsic

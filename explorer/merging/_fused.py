@@ -23,7 +23,7 @@ from explorer.compute.source import Chunk, Source
 if TYPE_CHECKING:
     from explorer.merging._api import Method
 
-FUSED_CHUNK_ELEMENTS = 1 << 19
+FUSED_CHUNK_ELEMENTS = 1 << 21
 """Elements of one call: the loops cut their own blocks, so a call is long enough for its own cost not to count."""
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
@@ -107,9 +107,7 @@ def _run(
     options[kernels.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
     options[kernels.TIES_POSITIVE] = steps.zero_is_positive
     options[kernels.MIN_TASKS] = steps.min_tasks
-    plain = kind[1] == "SUM" and not options[kernels.TRIMS : kernels.GROWS + 1].any()
-    plain = plain and steps.divisor == steps.common == 1
-    options[kernels.FAST] = plain and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
+    options[kernels.FAST] = _fast(steps, kind[1], count) and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = -count % 4  # the fast loop takes four tasks at a time; the base with factor 0 adds nothing
     return kernels.merge(
         base.data_ptr(),
@@ -128,6 +126,17 @@ def _run(
     )
 
 
+def _fast(steps: Steps, kind: str, count: int) -> bool:
+    """Whether a loop over four bfloat16 tasks at once knows these steps; the others go task by task."""
+    if steps.keep is not None or steps.times is not None or steps.over is not None:
+        return False
+    trims = steps.low is not None or steps.high is not None
+    if kind == "SUM" and not trims and steps.divisor == steps.common == 1:
+        return True
+    known = ("SUM", "ELECT_MEAN", "ELECT_SUM", "ELECTION") if trims else ("CONSENSUS",)
+    return count <= 4 and kind in known
+
+
 def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:
     kernels = _kernels()
     grow = steps.times if steps.times is not None else steps.over
@@ -141,5 +150,9 @@ def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:
     }
     numbers = np.zeros((kernels.ROWS, count + padding), np.float32)
     for row, (given, default) in rows.items():
-        numbers[row, :count] = default if given is None else given.numpy()
+        numbers[row, :] = default
+        if given is not None:
+            numbers[row, :count] = given.numpy()
+    for row in (kernels.FACTOR, kernels.WEIGHT):  # padding has neither vote nor share
+        numbers[row, count:] = 0
     return numbers

@@ -25,6 +25,7 @@ from explorer.compute.compiled import (
     store,
     widen,
 )
+from explorer.merging._fused_four import agreed_sum, elected, plain_sum, trimmed_sum
 
 BLOCK = 1024
 """Elements at a time: four tasks of it in float32 are 16 KiB. Shorter blocks pay more for what a block costs itself."""
@@ -35,32 +36,6 @@ FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
 COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, OPTIONS = range(8)
 """Places in `options`."""
 ZERO, ONE = np.float32(0), np.float32(1)
-
-
-@compiled
-def _sum_of_four(base, tasks, factors, first, start, count, weights, merged):
-    """Σ factor · τ of four bfloat16 tasks, from the tasks' bits; the base is unpacked on the way."""
-    a = carray(pointer(tasks[first] + 2 * start), count, np.uint16)
-    b = carray(pointer(tasks[first + 1] + 2 * start), count, np.uint16)
-    c = carray(pointer(tasks[first + 2] + 2 * start), count, np.uint16)
-    d = carray(pointer(tasks[first + 3] + 2 * start), count, np.uint16)
-    fa, fb, fc, fd = factors[first], factors[first + 1], factors[first + 2], factors[first + 3]
-    if first == 0:
-        halves = carray(pointer(base + 2 * start), count, np.uint16)
-        for i in range(count):
-            weight = widen(halves[i])
-            total = (widen(a[i]) - weight) * fa
-            total += (widen(b[i]) - weight) * fb
-            total += (widen(c[i]) - weight) * fc
-            merged[i] = total + (widen(d[i]) - weight) * fd
-            weights[i] = weight
-    else:
-        for i in range(count):
-            weight = weights[i]
-            total = merged[i] + (widen(a[i]) - weight) * fa
-            total += (widen(b[i]) - weight) * fb
-            total += (widen(c[i]) - weight) * fc
-            merged[i] = total + (widen(d[i]) - weight) * fd
 
 
 @compiled
@@ -209,6 +184,12 @@ def _combine(values, numbers, tasks, count, options, scalars, merged, spare, oth
         _agree(values, numbers, tasks, count, options, merged, spare, other)
     elif options[COMBINE] != SUM:
         _elect(values, numbers, tasks, count, options, merged, spare, other)
+    _scaled(merged, count, scalars)
+
+
+@compiled
+def _scaled(merged, count, scalars):
+    """The merged block divided by the divisor and times the common scale, in place."""
     divisor, common = scalars
     if divisor != 1:
         for i in range(count):
@@ -252,6 +233,28 @@ def _gather(tasks, kinds, start, count, position, options, numbers, limits, seed
 
 
 @compiled
+def _fast(base, tasks, n_tasks, options, numbers, scalars, start, count, weights, merged):
+    """One merged block four tasks at a time; returns the bits of the largest |τ| (0 for the plain sum)."""
+    change = np.uint32(0)
+    factors, lows, highs = numbers[FACTOR], numbers[LOW], numbers[HIGH]
+    if options[COMBINE] == CONSENSUS:
+        enough = np.float32(options[MIN_TASKS])
+        change = agreed_sum(base, tasks, factors, numbers[MASK], enough, start, count, weights, merged)
+    elif not options[TRIMS]:
+        for first in range(0, n_tasks, 4):
+            plain_sum(base, tasks, factors, first, start, count, weights, merged)
+        return change
+    elif options[COMBINE] == SUM or options[COMBINE] == ELECTION:
+        change = trimmed_sum(base, tasks, factors, lows, highs, start, count, weights, merged)
+    else:
+        mean, tie = options[COMBINE] == ELECT_MEAN, np.float32(1 if options[TIES_POSITIVE] else -1)
+        shares = numbers[WEIGHT]
+        change = elected(base, tasks, factors, shares, lows, highs, mean, tie, start, count, weights, merged)
+    _scaled(merged, count, scalars)
+    return change
+
+
+@compiled
 def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, options, numbers, scalars, limits, seeds):
     """Merge `count` elements from address to address.
 
@@ -267,8 +270,10 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
         if options[FAST]:
-            for first in range(0, n_tasks, 4):
-                _sum_of_four(base, tasks, numbers[FACTOR], first, start, n, weights, merged)
+            change = max(change, _fast(base, tasks, n_tasks, options, numbers, scalars, start, n, weights, merged))
+            if options[COMBINE] == ELECTION:
+                balance += _balance(merged, n)
+                continue
         else:
             load(base_kind, base, start, n, weights)
             at = position + start

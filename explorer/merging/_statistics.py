@@ -119,7 +119,7 @@ class Statistics:
 
         `given` are statistics from earlier, seen by the function as its chunk sees them. `key` must change with
         anything that changes the result. Floats are added in float64 and whole numbers in int64, in a fixed order.
-        `quick`, where it returns something, gives the same for a chunk without needing its deltas.
+        `quick`, where it returns something, gives the same whole number for a chunk without needing its deltas.
         """
         whole = lambda _, deltas, known: function(deltas, known)  # noqa: E731
         return self.sum_chunks(key, whole, scope=scope, given=given, quick=quick)
@@ -143,7 +143,8 @@ class Statistics:
                 found = function(chunk, deltas(self.source, chunk), seen) if found is None else found
                 return found.double() if found.is_floating_point() else found.long()
 
-            pieces = list(chunks(self.source, CHUNK_ELEMENTS))
+            # A whole number, which is what is quick to find, does not depend on the cuts.
+            pieces = list(chunks(self.source, CHUNK_ELEMENTS * (8 if quick else 1)))
             totals: dict[str, Tensor] = {}
             for chunk, part in zip(pieces, self._map(partial, pieces), strict=True):
                 slot = chunk.name if scope == "tensor" else ""

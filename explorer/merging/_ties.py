@@ -201,7 +201,7 @@ def _merge_all(votes: Tensor, rule: Rule, weight: Tensor) -> Tensor:
 
 def steps(rule: Rule, weight: Tensor, scale: Tensor, stats: Mapping[str, Tensor]) -> Steps | None:
     """The same merge for the compiled pass; None for rules that it does not know."""
-    if not _is_compiled(rule, stats):
+    if rule.weighting == "after" or not _is_compiled(rule, stats):
         return None
     factors, common = vote_weights(weight, scale)
     return Steps(

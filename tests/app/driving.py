@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect
 
+from explorer.store import cache_folder
+
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("definitions", "intents", "languages", "movies", "newsgroups", "products", "spam")
 FIGURES = ("sign-map", "sign-pairs", "mask-agreement", "mask-overlap", "cosine", "norms")
@@ -41,6 +43,8 @@ def running_app(folder: Path, *arguments: str) -> Iterator[App]:
     exports, log = folder / "exports", folder / "app.log"
     # Its own log and cache: what other runs scored earlier must not help it.
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
+    # Compiled loops are the same for every run.
+    environment.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
     command = [sys.executable, "app.py", "--port", str(_free_port()), "--exports", str(exports), *arguments]
     begun = time.monotonic()
     with log.open("w") as errors:

@@ -41,7 +41,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
 }
 NOT_FUSED: dict[str, list[dict[str, Any]]] = {
     "weight_average": [{"normalize": False}],
-    "ties": [{"sign_rule": "frequency"}, {"rescale": "l1"}, {"trim_rule": "std"}],
+    "ties": [{"sign_rule": "frequency"}, {"rescale": "l1"}, {"trim_rule": "std"}, {"weighting": "after"}],
     "tall_masks": [{"multi_task_vector": "ties"}],
     "consensus": [{"multi_task_vector": "ties"}],
     "breadcrumbs": [{"scope": "row"}],

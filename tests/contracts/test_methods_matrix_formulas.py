@@ -185,6 +185,26 @@ def numpy_reversible(scale: Any = 1.0, components: int = 1, scope: str = "model"
     return BASE + per_task(scale) * (flat.mean(0) + (flat - flat.mean(0)) @ kept.T @ kept).reshape(T, *SHAPE)
 
 
+def numpy_reversible_low_rank(scale: Any = 1.0, rank: int = 16, components: int = 1) -> np.ndarray:
+    factors: list[list[np.ndarray]] = [[], []]
+    for delta in TAU:
+        u, s, v = svd(delta, full_matrices=False)
+        u, s, v = u[:, :rank], np.sqrt(s[:rank]), v[:rank]
+        signs = np.array([np.sign(column[np.argmax(np.abs(column))]) for column in u.T])
+        factors[0].append(u * s * signs)
+        factors[1].append(v.T * s * signs)
+    rebuilt = []
+    for side in map(np.stack, factors):  # [T, positions, rank]
+        places = []
+        for place in side.transpose(1, 0, 2):
+            mean = place.mean(0)
+            _, _, directions = svd(place - mean, full_matrices=False)
+            kept = directions[:components]
+            places.append(mean + (place - mean) @ kept.T @ kept)
+        rebuilt.append(np.stack(places, axis=1))
+    return BASE + per_task(scale) * (rebuilt[0] @ rebuilt[1].transpose(0, 2, 1))
+
+
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("slerp", {"lerp_above": 1.0}),
     ("slerp", {"t": 0.2, "lerp_above": 1.0}),
@@ -220,6 +240,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("twin_merging", {"compress": "magnitude", "rank_fraction": 0.2}),
     ("reversible", {}),
     ("reversible", {"scale": SCALES, "components": 3, "scope": "tensor"}),
+    ("reversible_low_rank", {}),
+    ("reversible_low_rank", {"scale": SCALES, "rank": 6, "components": 2}),
 ]
 
 

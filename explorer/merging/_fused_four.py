@@ -1,0 +1,151 @@
+"""Compiled loops over four bfloat16 tasks at once: every value stays in a register from its bits to the merged one.
+
+Fewer tasks are padded with the base under factor and weight 0, which adds nothing. The sums run over the tasks in
+order and round as the loops of `_fused_kernels` do, so the bits are the same.
+"""
+
+# mypy: ignore-errors
+# numba finds the types of these functions itself, from the first call.
+
+from __future__ import annotations
+
+import numpy as np
+from numba import carray
+
+from explorer.compute.compiled import choose, compiled, inlined, pointer, size_bits, widen
+
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+@inlined
+def _cut(delta, low, high):
+    """τ, or 0 where |τ| is outside low … high."""
+    size = abs(delta)
+    return choose(size < low, ZERO, choose(size > high, ZERO, delta))
+
+
+@inlined
+def _vote(kept, factor, sign):
+    """The part of a vote that agrees with the elected sign, as a magnitude; 0 where it does not."""
+    vote = kept * factor * sign
+    return choose(vote > 0, vote, ZERO)
+
+
+@compiled
+def plain_sum(base, tasks, factors, first, start, count, weights, merged):
+    """Σ factor · τ of four bfloat16 tasks, from the tasks' bits; the base is unpacked on the way."""
+    a = carray(pointer(tasks[first] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[first + 1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[first + 2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[first + 3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[first], factors[first + 1], factors[first + 2], factors[first + 3]
+    if first == 0:
+        halves = carray(pointer(base + 2 * start), count, np.uint16)
+        for i in range(count):
+            weight = widen(halves[i])
+            total = (widen(a[i]) - weight) * fa
+            total += (widen(b[i]) - weight) * fb
+            total += (widen(c[i]) - weight) * fc
+            merged[i] = total + (widen(d[i]) - weight) * fd
+            weights[i] = weight
+    else:
+        for i in range(count):
+            weight = weights[i]
+            total = merged[i] + (widen(a[i]) - weight) * fa
+            total += (widen(b[i]) - weight) * fb
+            total += (widen(c[i]) - weight) * fc
+            merged[i] = total + (widen(d[i]) - weight) * fd
+
+
+@compiled
+def trimmed_sum(base, tasks, factors, lows, highs, start, count, weights, merged):
+    """Σ factor · trimmed τ; returns the bits of the largest |τ|."""
+    w = carray(pointer(base + 2 * start), count, np.uint16)
+    a = carray(pointer(tasks[0] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[0], factors[1], factors[2], factors[3]
+    la, lb, lc, ld = lows[0], lows[1], lows[2], lows[3]
+    ha, hb, hc, hd = highs[0], highs[1], highs[2], highs[3]
+    largest = np.uint32(0)
+    for i in range(count):
+        weight = widen(w[i])
+        da, db, dc, dd = widen(a[i]) - weight, widen(b[i]) - weight, widen(c[i]) - weight, widen(d[i]) - weight
+        largest = max(largest, max(max(size_bits(da), size_bits(db)), max(size_bits(dc), size_bits(dd))))
+        total = ZERO + _cut(da, la, ha) * fa
+        total += _cut(db, lb, hb) * fb
+        total += _cut(dc, lc, hc) * fc
+        merged[i] = total + _cut(dd, ld, hd) * fd
+        weights[i] = weight
+    return largest
+
+
+@compiled
+def elected(base, tasks, factors, shares, lows, highs, mean, tie, start, count, weights, merged):
+    """The mean (or sum) of the trimmed votes that agree with the elected sign; returns the bits of the largest |τ|."""
+    w = carray(pointer(base + 2 * start), count, np.uint16)
+    a = carray(pointer(tasks[0] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[0], factors[1], factors[2], factors[3]
+    sa, sb, sc, sd = shares[0], shares[1], shares[2], shares[3]
+    la, lb, lc, ld = lows[0], lows[1], lows[2], lows[3]
+    ha, hb, hc, hd = highs[0], highs[1], highs[2], highs[3]
+    largest = np.uint32(0)
+    for i in range(count):
+        weight = widen(w[i])
+        da, db, dc, dd = widen(a[i]) - weight, widen(b[i]) - weight, widen(c[i]) - weight, widen(d[i]) - weight
+        largest = max(largest, max(max(size_bits(da), size_bits(db)), max(size_bits(dc), size_bits(dd))))
+        ka, kb, kc, kd = _cut(da, la, ha), _cut(db, lb, hb), _cut(dc, lc, hc), _cut(dd, ld, hd)
+        total = ZERO + ka * fa
+        total += kb * fb
+        total += kc * fc
+        total += kd * fd
+        sign = choose(total > 0, ONE, choose(total == 0, tie, -ONE))
+        va, vb, vc, vd = _vote(ka, fa, sign), _vote(kb, fb, sign), _vote(kc, fc, sign), _vote(kd, fd, sign)
+        agreed = ZERO + va
+        agreed += vb
+        agreed += vc
+        agreed += vd
+        share = ZERO + choose(va > 0, sa, ZERO)
+        share += choose(vb > 0, sb, ZERO)
+        share += choose(vc > 0, sc, ZERO)
+        share += choose(vd > 0, sd, ZERO)
+        divisor = choose(mean, choose(share > 0, share, ONE), ONE)
+        merged[i] = agreed / divisor * sign
+        weights[i] = weight
+    return largest
+
+
+@compiled
+def agreed_sum(base, tasks, factors, thresholds, enough, start, count, weights, merged):
+    """Σ factor · τ where enough TALL masks claim the position; returns the bits of the largest |τ|."""
+    w = carray(pointer(base + 2 * start), count, np.uint16)
+    a = carray(pointer(tasks[0] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[0], factors[1], factors[2], factors[3]
+    ta, tb, tc, td = thresholds[0], thresholds[1], thresholds[2], thresholds[3]
+    largest = np.uint32(0)
+    for i in range(count):
+        weight = widen(w[i])
+        da, db, dc, dd = widen(a[i]) - weight, widen(b[i]) - weight, widen(c[i]) - weight, widen(d[i]) - weight
+        largest = max(largest, max(max(size_bits(da), size_bits(db)), max(size_bits(dc), size_bits(dd))))
+        whole = ZERO + da
+        whole += db
+        whole += dc
+        whole += dd
+        claims = choose(abs(da) > abs(whole - da) * ta, ONE, ZERO)
+        claims += choose(abs(db) > abs(whole - db) * tb, ONE, ZERO)
+        claims += choose(abs(dc) > abs(whole - dc) * tc, ONE, ZERO)
+        claims += choose(abs(dd) > abs(whole - dd) * td, ONE, ZERO)
+        total = ZERO + da * fa
+        total += db * fb
+        total += dc * fc
+        total += dd * fd
+        merged[i] = choose(claims >= enough, total, ZERO)
+        weights[i] = weight
+    return largest

@@ -25,6 +25,7 @@ import torch
 from machine import machine
 from torch import Tensor
 
+from explorer.compute import readiness
 from explorer.compute.arena import Row
 from explorer.compute.source import StateDictSource
 from explorer.executor import ThreadExecutor
@@ -130,6 +131,7 @@ def peer_is_there() -> bool:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Every figure, by method; a line is printed as soon as it is known."""
+    readiness.wait()
     dtype = getattr(torch, arguments.dtype)
     base, tasks = models(arguments.parameters, arguments.tasks, dtype)
     source = StateDictSource(base, tasks)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from explorer.compute import readiness
 from explorer.compute.arena import Arena, Row, arena_bytes
 from explorer.compute.source import Chunk, base_chunk, chunks, deltas
 from explorer.errors import CheckpointError, sentence
@@ -120,7 +121,9 @@ class LiveModel:
         merge_into(prepared, self.arena, self._stored, dtype, executor=self._executor, cancel=cancel)
         self.key = key
         self._show(0)
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        readiness.prepare_in_background()  # after the first merge, which is not to compete with a compiler
+        return seconds
 
     def _allocate(self, dtype: str | None, rows: int) -> None:
         if (len(self._stored), self._stored_dtype) != (rows, dtype):

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from explorer.compute import readiness
 from explorer.compute.source import Chunk, numel
 
 if TYPE_CHECKING:
     from explorer.compute.select import Scan
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
-_LEAST = 1 << 15
+LEAST = 1 << 15
 """Fewer elements than this are selected as fast without a sample."""
 _LEAST_WINDOWS, _MOST_WINDOWS = 32, 512
 _PIECE_ELEMENTS = 1 << 21
@@ -68,8 +69,8 @@ def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
 
 def serves(values: Scan) -> bool:
     """Whether `kth_largest` can find anything here: half and single precision on the processor, and many values."""
-    many = values.elements >= _LEAST and values.source.device.type == "cpu"
-    return many and all(_known(values, name) for name in values.names)
+    many = values.elements >= LEAST and values.source.device.type == "cpu"
+    return many and all(_known(values, name) for name in values.names) and readiness.ready(2 * values.elements)
 
 
 def _known(values: Scan, name: str) -> bool:

@@ -1,8 +1,6 @@
 """Numbers as compiled loops read and write them: bfloat16 and float16 by their bits, from memory addresses.
 
-Imports numba: to be imported only when a loop is first needed. Compiled loops are kept in the user's cache folder,
-under a digest of all files that hold any: numba itself looks only at the file of the outermost loop, and would run old
-code after a change in another one.
+Imports numba: to be imported only when loops are loaded (`readiness`, which also says where they are kept).
 """
 
 # mypy: ignore-errors
@@ -10,16 +8,11 @@ code after a change in another one.
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 from numba import carray, config, njit, types
 from numba.extending import intrinsic
 
-from explorer.seeds import digest_of
-from explorer.store import cache_folder
+from explorer.compute.readiness import folder
 
 BF16, F16, F32 = 0, 1, 2
 
@@ -29,31 +22,16 @@ inlined = njit(**_FLOATS, inline="always")
 
 def compiled(function):
     """Compile when first called; keep the result for the next start, if its folder can be written."""
-    folder = _folder()
-    if folder is None:
+    kept = folder()
+    if kept is None:
         return njit(**_FLOATS)(function)
-    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
+    before, config.CACHE_DIR = config.CACHE_DIR, str(kept)
     try:
         return njit(**_FLOATS, cache=True)(function)
     except RuntimeError:  # no place to keep it
         return njit(**_FLOATS)(function)
     finally:
         config.CACHE_DIR = before
-
-
-@cache
-def _folder():
-    """Where compiled loops of exactly this code are kept; None where nothing can be written. Numba adds its version."""
-    rooms = Path(__file__).parents[1]
-    sources = sorted([Path(__file__), *rooms.glob("*/_*_kernels.py"), *rooms.glob("*/_fused*.py")])
-    code = digest_of(*(path.read_text(encoding="utf-8") for path in sources))
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or cache_folder() / "compiled") / code
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
-        return None
-    return folder
 
 
 @intrinsic

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from explorer.compute import readiness
 from explorer.compute.source import Chunk, Source
 
 if TYPE_CHECKING:
@@ -65,8 +66,12 @@ def _kernels() -> ModuleType:
 
 
 def readable(source: Source, name: str) -> bool:
-    """Whether the compiled loops can read this tensor of this source; depends on no value and no chunk."""
-    if source.device.type != "cpu" or any(source.holds_delta(t, name) for t in range(len(source.tasks))):
+    """Whether the compiled loops are at hand and can read this tensor of this source; depends on no value or chunk."""
+    if (
+        source.device.type != "cpu"
+        or not readiness.ready()
+        or any(source.holds_delta(t, name) for t in range(len(source.tasks)))
+    ):
         return False
     empty = [source.base(name, 0, 0), *(source.task(t, name, 0, 0) for t in range(len(source.tasks)))]
     return all(tensor.dtype in _KINDS for tensor in empty)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from explorer.blocks import block_value, has_blocks, require_matches
+from explorer.compute import readiness
 from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
 from explorer.errors import InputError, RecipeError, sentence
@@ -74,6 +75,7 @@ def prepare(
     view = ordered(source, tuple(order))
     plain = {s.name: _per_task(values[s.name], view.tasks) if s.per_task else values[s.name] for s in chosen.specs}
     require_matches(chosen.specs, plain, source.names, who=chosen.name)
+    readiness.ready(sum(numel(source, n) for n in source.names) * (len(tasks) + 1) if chosen.fused_function else 0)
     keeps_base = _all_zero(plain.get("scale"))
     stats: Mapping[str, Stat] = {}
     asked = statistics(view, executor=executor, cache=cache, progress=progress, cancel=cancel, seed=seed)
@@ -226,7 +228,7 @@ def plan(
     prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int | None = None
 ) -> list[Chunk]:
     """The chunks of a merge, in order: whole tensors where the method needs them; nothing for empty tensors."""
-    fused = prepared.method.fused_function is not None and source.device.type == "cpu"
+    fused = prepared.method.fused_function is not None and source.device.type == "cpu" and readiness.ready()
     elements = chunk_elements or (_fused.FUSED_CHUNK_ELEMENTS if fused else MERGE_CHUNK_ELEMENTS)
 
     def pieces() -> Iterator[Chunk]:

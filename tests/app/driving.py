@@ -43,7 +43,7 @@ def running_app(folder: Path, *arguments: str) -> Iterator[App]:
     exports, log = folder / "exports", folder / "app.log"
     # Its own log and cache: what other runs scored earlier must not help it.
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
-    # Compiled loops are the same for every run.
+    # Compiled loops are the same for every run: those that are kept are used, as at any later start.
     environment.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
     command = [sys.executable, "app.py", "--port", str(_free_port()), "--exports", str(exports), *arguments]
     begun = time.monotonic()

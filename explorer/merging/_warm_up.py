@@ -1,0 +1,32 @@
+"""Compiles every loop once, so that it is kept for later starts: `python -m explorer.merging._warm_up`."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from explorer.compute import brackets, readiness, select
+from explorer.compute.source import Chunk, StateDictSource
+from explorer.merging import _fused
+from explorer.merging._fused import Steps
+
+
+def warm_up() -> None:
+    """One small merge and one small selection; the types are those of every other."""
+    readiness.wait()
+    count = brackets.LEAST
+    generator = torch.Generator().manual_seed(0)
+    base = {"w": torch.randn(count, generator=generator).bfloat16()}
+    tuned = {t: {"w": (base["w"] + torch.randn(count, generator=generator)).bfloat16()} for t in ("a", "b")}
+    source = StateDictSource(base, tuned)
+    out = torch.empty(count, dtype=torch.bfloat16)
+    _fused.write(Steps("sum", torch.ones(2)), source, Chunk("w", 0, count), [out])
+    brackets.kth_largest(select.scan(source, 0), [count // 5])
+    readiness.mark()
+
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(15)
+    warm_up()

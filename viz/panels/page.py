@@ -97,9 +97,12 @@ class _Wiring:
         page.unload(self.leave)
 
     def _after(self, event: Any) -> None:
-        """Refresh every figure after the models or the recipe were set from outside the controls."""
+        """Refresh every figure after the models or the recipe were set from outside the controls.
+
+        The figure of the first place comes first: the others, and the scores, would only hold it up.
+        """
         place = self.interference
-        event.then(self.first_look, None, self.models.first_look, **LIVE)
+        event = event.then(self.first_look, None, self.models.first_look, **LIVE)
         event.then(self.all_figures, [place.trim, place.pair, place.threshold], place.panels, **LIVE)
         event.then(self.rescore, None, self.live, **LIVE)
 

@@ -121,6 +121,8 @@ def test_another_method_redraws_the_controls_and_keeps_what_both_know(page: Page
     density.get_by_role("spinbutton").press("Enter")
     wait_scored(page, "density: 0.5")
     choose(page, "Consensus merging")
+    expect(page.locator("#controls [data-name=min_tasks]")).to_be_visible()
+    page.locator("#controls summary").click()  # density is among the further settings here
     expect(density.get_by_role("spinbutton")).to_have_value("0.5")
     assert coefficients(page) == {**START, "intents": 0.7}
     wait_scored(page, "method: consensus")

@@ -11,6 +11,8 @@ from numba import carray
 from explorer.compute.compiled import BF16, choose, compiled, load, pointer, size_bits, widen
 
 BLOCK = 2048
+OPEN = np.int32(0x7FFFFFFF)
+"""Above every magnitude."""
 _YES, _NO = np.int32(1), np.int32(0)
 
 
@@ -40,43 +42,92 @@ def sample(base_kind, base, kind, task, count, into):
 
 
 @compiled
-def _compare(sizes, count, low, high, flags):
-    """How many are above the bracket, at its upper and at its lower end; flags are set for those inside."""
-    above, at_high, at_low = np.int32(0), np.int32(0), np.int32(0)
+def _compare(sizes, count, low, high):
+    """How many are above the bracket, at its upper and at its lower end."""
+    above, at_high, at_low = _NO, _NO, _NO
     for i in range(count):
         size = sizes[i]
         above = np.int32(above + choose(size > high, _YES, _NO))
         at_high = np.int32(at_high + choose(size == high, _YES, _NO))
         at_low = np.int32(at_low + choose(size == low, _YES, _NO))
-    for i in range(count):
-        flags[i] = np.uint8(flags[i] | np.uint8((sizes[i] > low) & (sizes[i] < high)))
     return above, at_high, at_low
+
+
+@compiled
+def _subtract_and_compare(weights, values, count, low, high, into):
+    """`_subtract` and `_compare` of the first bracket while the bits are in registers."""
+    above, at_high, at_low = _NO, _NO, _NO
+    for i in range(count):
+        size = np.int32(size_bits(widen(values[i]) - widen(weights[i])))
+        into[i] = size
+        above = np.int32(above + choose(size > high, _YES, _NO))
+        at_high = np.int32(at_high + choose(size == high, _YES, _NO))
+        at_low = np.int32(at_low + choose(size == low, _YES, _NO))
+    return above, at_high, at_low
+
+
+@compiled
+def _mark(sizes, count, low, high, other_low, other_high, first, flags):
+    """Flags what lies strictly inside one of two brackets; earlier flags stay, unless these are the first."""
+    if first:
+        for i in range(count):
+            one = (sizes[i] > low) & (sizes[i] < high)
+            flags[i] = np.uint8(one | ((sizes[i] > other_low) & (sizes[i] < other_high)))
+    else:
+        for i in range(count):
+            one = (sizes[i] > low) & (sizes[i] < high)
+            flags[i] = np.uint8(flags[i] | np.uint8(one | ((sizes[i] > other_low) & (sizes[i] < other_high))))
+
+
+@compiled
+def _collect(sizes, count, flags, eights, into, found):
+    """Appends what is flagged; returns the new length."""
+    for eight in range((count + 7) // 8):
+        if eights[eight]:
+            for i in range(8 * eight, 8 * eight + 8):
+                into[found] = sizes[i]
+                found += flags[i]
+    return found
 
 
 @compiled
 def scan(base_kind, base, kind, task, count, lows, highs, counts, into):
     """Adds to `counts` [R, 3] for each of R brackets, and collects what lies inside any of them.
 
-    Returns how many were collected; −1, with nothing complete, when `into` has too little room.
+    A bracket without an upper end (`OPEN`) may be left uncounted: nothing lies above it. Returns how many were
+    collected; −1, with nothing complete, when `into` has too little room.
     """
     spare, more = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     sizes, flags = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint8)
     eights = flags.view(np.uint64)
-    found = 0
+    halves = base_kind == BF16 and kind == BF16
+    found, some = 0, False
+    for r in range(len(lows)):
+        some |= highs[r] - lows[r] > 1
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
-        _sizes(base_kind, base, kind, task, start, n, spare, more, sizes)
-        flags[:] = np.uint8(0)
+        if n < BLOCK:
+            flags[:] = np.uint8(0)
+        if not halves:
+            _sizes(base_kind, base, kind, task, start, n, spare, more, sizes)
         for r in range(len(lows)):
-            above, at_high, at_low = _compare(sizes, n, lows[r], highs[r], flags)
+            low, high = lows[r], highs[r]
+            if halves and r == 0:
+                weights = carray(pointer(base + 2 * start), n, np.uint16)
+                values = carray(pointer(task + 2 * start), n, np.uint16)
+                above, at_high, at_low = _subtract_and_compare(weights, values, n, low, high, sizes)
+            elif high == OPEN:
+                continue
+            else:
+                above, at_high, at_low = _compare(sizes, n, low, high)
             counts[r, 0] += above
             counts[r, 1] += at_high
             counts[r, 2] += at_low
-        for eight in range((n + 7) // 8):
-            if eights[eight]:
-                if found + 8 > len(into):
-                    return -1
-                for i in range(8 * eight, 8 * eight + 8):
-                    into[found] = sizes[i]
-                    found += flags[i]
+        if some:
+            for r in range(0, len(lows), 2):
+                other = min(r + 1, len(lows) - 1)
+                _mark(sizes, n, lows[r], highs[r], lows[other], highs[other], r == 0, flags)
+            if found + n + 8 > len(into):
+                return -1
+            found = _collect(sizes, n, flags, eights, into, found)
     return found

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 LEAST = 1 << 15
 """Fewer elements than this are selected as fast without a sample."""
-_LEAST_WINDOWS, _MOST_WINDOWS = 32, 512
+_LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 _PIECE_ELEMENTS = 1 << 21
+_ROOM = 4096  # for one more block than fits, whatever is in it
+_CLASSES = 1024
+_FEW, _OPEN = 1 / 64, 0x7FFFFFFF
 
 
 @cache
@@ -48,20 +51,18 @@ def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
     ends = [_bracket(sampled, k, total) for k in ranks]
     lows, highs = (np.array([e[side] for e in ends], np.int32) for side in (0, 1))
     pieces = _pieces(values)
-    counts, inside = np.zeros((len(ranks), 3), np.int64), []
+    counts: np.ndarray = np.zeros((len(ranks), 3), np.int64)
+    inside: list[np.ndarray | None] = []
     work = values.executor.map(
         lambda c: _scanned(values, c, lows, highs), pieces, total=len(pieces), label="select", cancel=values.cancel
     )
-    complete = True
     for part, collected in work:
         counts += part
-        complete &= collected is not None
-        if collected is not None:
-            inside.append(collected)
-    if not complete:
+        inside.append(collected)
+    kept = [values for values in inside if values is not None]
+    if len(kept) < len(inside):
         return None
-    together = np.concatenate(inside)
-    found = [_pick(together, *ends[r], counts[r], k) for r, k in enumerate(ranks)]
+    found = [_pick(kept, *ends[r], counts[r], k) for r, k in enumerate(ranks)]
     if any(bits is None for bits in found):
         return None
     return [torch.tensor(bits, dtype=torch.int32).view(torch.float32) for bits in found]
@@ -121,26 +122,43 @@ def _bracket(sampled: np.ndarray, k: int, total: int) -> tuple[int, int]:
     error = 3 * np.sqrt(share * (1 - share) / (len(sampled) / 4)) + 16 / len(sampled)
     place = lambda s: len(sampled) - 1 - int(np.floor(s * len(sampled)))  # noqa: E731
     low, high = place(share + error), place(share - error)
-    return (int(sampled[low]) if low >= 0 else 0), (int(sampled[high]) if high < len(sampled) else 0x7FFFFFFF)
+    start = int(sampled[low]) if low >= 0 else 0
+    if share + error < _FEW and len(sampled) - np.searchsorted(sampled, start) < len(sampled) // 16:
+        return start - 1, _OPEN  # so few that all are collected, ties included, and none counted
+    return start, int(sampled[high]) if high < len(sampled) else _OPEN - 1
 
 
 def _scanned(values: Scan, chunk: Chunk, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts of one piece, and what lies inside the brackets; None when that is too much to keep."""
     count = chunk.stop - chunk.start
-    counts, into = np.zeros((len(lows), 3), np.int64), np.empty(count // 4 + 64, np.int32)
+    counts, into = np.zeros((len(lows), 3), np.int64), np.empty(count // 4 + _ROOM, np.int32)
     numbers, _alive = _addresses(values, chunk)
     found = _kernels().scan(*numbers, count, lows, highs, counts, into)
     return counts, into[:found].copy() if found >= 0 else None
 
 
-def _pick(collected: np.ndarray, low: int, high: int, counts: np.ndarray, k: int) -> int | None:
+def _pick(collected: list[np.ndarray], low: int, high: int, counts: np.ndarray, k: int) -> int | None:
     """The k-th largest, from what is above, at the ends of its bracket and inside it; None when it is outside."""
     above, at_high, at_low = (int(c) for c in counts)
-    own = collected[(collected > low) & (collected < high)]
-    inside = len(own)
     if above < k <= above + at_high:
         return high
     k -= above + at_high
-    if 1 <= k <= inside:
-        return int(np.partition(own, inside - k)[inside - k])
-    return low if low < high and inside < k <= inside + at_low else None
+    inside = [values[(values > low) & (values < high)] for values in collected]
+    total = sum(len(values) for values in inside)
+    if 1 <= k <= total:
+        return _among(inside, low, high, k)
+    return low if low < high and total < k <= total + at_low else None
+
+
+def _among(inside: list[np.ndarray], low: int, high: int, k: int) -> int:
+    """The k-th largest of several arrays: counted in classes, then the one class that holds it is partitioned."""
+    width = -(-(high - low) // _CLASSES)
+    classes = np.zeros(_CLASSES, np.int64)
+    for values in inside:
+        classes += np.bincount((values - low) // width, minlength=_CLASSES)
+    above = np.cumsum(classes[::-1])[::-1]  # in this class or a higher one
+    at = int(np.flatnonzero(above >= k)[-1])
+    start = low + at * width
+    own = np.concatenate([v[(v >= start) & (v < start + width)] for v in inside])
+    place = len(own) - (k - int(above[at] - classes[at]))
+    return int(np.partition(own, place)[place])

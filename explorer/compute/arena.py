@@ -50,6 +50,12 @@ class Row:
         dtype, start = self._places[name]
         return self._buffers[dtype][start : start + prod(self._shapes[name])]
 
+    def addresses(self, names: Sequence[str]) -> list[int]:
+        """Where each of these tensors begins in memory."""
+        begins = {dtype: buffer.data_ptr() for dtype, buffer in self._buffers.items()}
+        places = (self._places[name] for name in names)
+        return [begins[dtype] + start * dtype.itemsize for dtype, start in places]
+
     def views(self) -> dict[str, Tensor]:
         """Every tensor as a view of its shape; the views share the row's memory."""
         return {name: self.flat(name).view(shape) for name, shape in self._shapes.items()}
@@ -67,6 +73,8 @@ class Arena:
     only what it changes is kept, as its dense float32 ΔW. The digest is the source's, so statistics that were computed
     from files are valid for the arena too.
     """
+
+    resident = True
 
     def __init__(self, source: Source, device: torch.device | str = "cpu") -> None:
         self.tasks = tuple(source.tasks)

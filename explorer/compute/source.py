@@ -120,6 +120,8 @@ class StateDictSource:
     `given`: task -> what was measured on its data, under the keys of a statistics file (`fisher/NAME`, `gram/NAME`).
     """
 
+    resident = True
+
     def __init__(
         self,
         base: Mapping[str, Tensor],

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from explorer.compute import readiness
+from explorer.compute.addresses import KINDS
 from explorer.compute.source import Chunk, Source
 
 if TYPE_CHECKING:
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 FUSED_CHUNK_ELEMENTS = 1 << 21
 """Elements of one call: the loops cut their own blocks, so a call is long enough for its own cost not to count."""
 
-_KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
-_INFINITY = 0x7F800000
+INFINITY = 0x7F800000
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Steps:
 
 
 @cache
-def _kernels() -> ModuleType:
+def kernels() -> ModuleType:
     """The compiled loops; imported when first needed, because that takes a second."""
     from explorer.merging import _fused_kernels
 
@@ -74,12 +74,12 @@ def readable(source: Source, name: str) -> bool:
     ):
         return False
     empty = [source.base(name, 0, 0), *(source.task(t, name, 0, 0) for t in range(len(source.tasks)))]
-    return all(tensor.dtype in _KINDS for tensor in empty)
+    return all(tensor.dtype in KINDS for tensor in empty)
 
 
 def applies(method: Method, source: Source, name: str, stored: torch.dtype) -> bool:
     """Whether the compiled pass can make this tensor; depends on no value and no chunk."""
-    return method.fused_function is not None and stored in _KINDS and readable(source, name)
+    return method.fused_function is not None and stored in KINDS and readable(source, name)
 
 
 def write(steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int] = ()) -> bool:
@@ -87,48 +87,78 @@ def write(steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], se
 
     False when some number is not finite or does not fit: what `outs` hold is then to be written again.
     """
-    change, size, _ = _run(steps, source, chunk, outs, seeds, (_kernels().COMBINE, steps.combine.upper()))
+    change, size, _ = _run(steps, source, chunk, outs, seeds, (kernels().COMBINE, steps.combine.upper()))
     limit = int(torch.tensor(torch.finfo(outs[0].dtype).max, dtype=torch.float32).view(torch.int32))
-    return change < _INFINITY and size <= limit
+    return change < INFINITY and size <= limit
 
 
 def balance(steps: Steps, source: Source, chunk: Chunk) -> int | None:
     """The sum of the elected signs over a chunk; None when a task vector is not finite."""
-    change, _, total = _run(steps, source, chunk, (), (), (_kernels().COMBINE, "ELECTION"))
-    return int(total) if change < _INFINITY else None
+    change, _, total = _run(steps, source, chunk, (), (), (kernels().COMBINE, "ELECTION"))
+    return int(total) if change < INFINITY else None
 
 
 def _run(
     steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int], kind: tuple[int, str]
 ) -> tuple[int, int, int]:
-    kernels = _kernels()
+    loops = kernels()
     count = len(source.tasks)
     base = source.base(chunk.name, chunk.start, chunk.stop).contiguous()
     tasks = [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
-    options = np.zeros(kernels.OPTIONS, np.int64)
-    options[kind[0]] = getattr(kernels, kind[1])
-    options[kernels.TRIMS] = steps.low is not None or steps.high is not None
-    options[kernels.DRAWS] = steps.keep is not None
-    options[kernels.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
-    options[kernels.TIES_POSITIVE] = steps.zero_is_positive
-    options[kernels.MIN_TASKS] = steps.min_tasks
-    options[kernels.FAST] = _fast(steps, kind[1], count) and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
-    padding = -count % 4  # the fast loop takes four tasks at a time; the base with factor 0 adds nothing
-    return kernels.merge(
+    settings = Settings.of(steps, count, kind)
+    settings.options[loops.FAST] &= all(t.dtype == torch.bfloat16 for t in (base, *tasks))
+    padding = settings.numbers.shape[1] - count
+    return loops.merge(
         base.data_ptr(),
-        _KINDS[base.dtype],
+        KINDS[base.dtype],
         np.array([t.data_ptr() for t in (*tasks, *[base] * padding)], np.int64),
-        np.array([_KINDS[t.dtype] for t in tasks], np.int64),
+        np.array([KINDS[t.dtype] for t in tasks], np.int64),
         np.array([o.data_ptr() for o in outs], np.int64),
-        _KINDS[outs[0].dtype] if outs else 0,
+        KINDS[outs[0].dtype] if outs else 0,
         base.numel(),
         chunk.start,
-        options,
-        _numbers(steps, count, padding),
-        np.array([steps.divisor, steps.common], np.float32),
-        np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64),
-        np.array([(s % 2**32, (s >> 32) % 2**32) for s in seeds or (0,) * count], np.uint32),
+        settings.options,
+        settings.numbers,
+        settings.scalars,
+        settings.limits,
+        seed_words(seeds or (0,) * count),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """Steps as the compiled loops take them: options [OPTIONS], numbers [ROWS, T], scalars [2], limits [T].
+
+    T is rounded up to a multiple of four: the fast loops take four tasks at a time, and the base with factor 0 adds
+    nothing.
+    """
+
+    options: np.ndarray
+    numbers: np.ndarray
+    scalars: np.ndarray
+    limits: np.ndarray
+
+    @staticmethod
+    def of(steps: Steps, count: int, kind: tuple[int, str] | None = None) -> Settings:
+        """For `count` tasks; `kind` is the option that says what to make, and its name."""
+        loops = kernels()
+        place, name = kind or (loops.COMBINE, steps.combine.upper())
+        options = np.zeros(loops.OPTIONS, np.int64)
+        options[place] = getattr(loops, name)
+        options[loops.TRIMS] = steps.low is not None or steps.high is not None
+        options[loops.DRAWS] = steps.keep is not None
+        options[loops.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
+        options[loops.TIES_POSITIVE] = steps.zero_is_positive
+        options[loops.MIN_TASKS] = steps.min_tasks
+        options[loops.FAST] = _fast(steps, name, count)
+        scalars = np.array([steps.divisor, steps.common], np.float32)
+        limits = np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64)
+        return Settings(options, _numbers(steps, count, -count % 4), scalars, limits)
+
+
+def seed_words(seeds: Sequence[int]) -> np.ndarray:
+    """Both halves of every seed, [T, 2]."""
+    return np.array([(s % 2**32, (s >> 32) % 2**32) for s in seeds], np.uint32)
 
 
 def _fast(steps: Steps, kind: str, count: int) -> bool:
@@ -143,21 +173,21 @@ def _fast(steps: Steps, kind: str, count: int) -> bool:
 
 
 def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:
-    kernels = _kernels()
+    loops = kernels()
     grow = steps.times if steps.times is not None else steps.over
     rows: Mapping[int, tuple[Tensor | None, float]] = {
-        kernels.FACTOR: (steps.factors, 0.0),
-        kernels.LOW: (steps.low, 0.0),
-        kernels.HIGH: (steps.high, np.inf),
-        kernels.GROWTH: (grow, 1.0),
-        kernels.WEIGHT: (steps.weights, 1.0),
-        kernels.MASK: (steps.mask_threshold, 0.0),
+        loops.FACTOR: (steps.factors, 0.0),
+        loops.LOW: (steps.low, 0.0),
+        loops.HIGH: (steps.high, np.inf),
+        loops.GROWTH: (grow, 1.0),
+        loops.WEIGHT: (steps.weights, 1.0),
+        loops.MASK: (steps.mask_threshold, 0.0),
     }
-    numbers = np.zeros((kernels.ROWS, count + padding), np.float32)
+    numbers = np.zeros((loops.ROWS, count + padding), np.float32)
     for row, (given, default) in rows.items():
         numbers[row, :] = default
         if given is not None:
             numbers[row, :count] = given.numpy()
-    for row in (kernels.FACTOR, kernels.WEIGHT):  # padding has neither vote nor share
+    for row in (loops.FACTOR, loops.WEIGHT):  # padding has neither vote nor share
         numbers[row, count:] = 0
     return numbers

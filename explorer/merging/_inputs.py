@@ -10,6 +10,7 @@ from torch import Tensor
 
 from explorer.compute.source import Chunk, Source, base_chunk
 from explorer.errors import CheckpointError, ParameterError, RecipeError, all_problems, sentence
+from explorer.merging._api import Method
 
 GIVEN_WORDS = {"fisher": "Fisher", "gram": "Gram"}
 _GATHER = "Run `python -m explorer gather RECIPE OUT_DIR`, then merge by the recipe that it writes."
@@ -78,6 +79,16 @@ def given_at(source: Source, kinds: Sequence[str], name: str) -> dict[str, Tenso
         held = [h for t in range(len(source.tasks)) if (h := source.given(kind, t, name)) is not None]
         found[kind] = torch.stack([h.to(held[0].dtype) for h in held]) if held else None
     return found
+
+
+def require_tasks(method: Method, tasks: Sequence[str]) -> None:
+    """Raise RecipeError where a method takes fewer or more tasks than there are."""
+    if len(tasks) < method.min_tasks:
+        must = f"needs at least {method.min_tasks} task{'s' if method.min_tasks > 1 else ''}"
+        raise RecipeError(sentence(method.name, must, len(tasks), "Add a fine-tuned checkpoint."))
+    if method.max_tasks is not None and len(tasks) > method.max_tasks:
+        must = f"takes at most {method.max_tasks} task{'s' if method.max_tasks > 1 else ''}"
+        raise RecipeError(sentence(method.name, must, len(tasks), "Leave some out, or use another method."))
 
 
 def require_given(who: str, source: Source, kinds: Sequence[str]) -> None:

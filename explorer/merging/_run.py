@@ -14,12 +14,20 @@ from explorer.blocks import block_value, has_blocks, require_matches
 from explorer.compute import readiness
 from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
-from explorer.errors import InputError, RecipeError, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging import _fused
 from explorer.merging._add_ons import PreparedAddOn, prepare_add_ons
 from explorer.merging._api import METHODS, Method, Stat
-from explorer.merging._inputs import given_at, locate_non_finite, ordered, require_finite_base, require_given
+from explorer.merging._cast import cast
+from explorer.merging._fused_all import merge_all
+from explorer.merging._inputs import (
+    given_at,
+    locate_non_finite,
+    ordered,
+    require_finite_base,
+    require_given,
+    require_tasks,
+)
 from explorer.merging._statistics import Statistics, at, statistics
 from explorer.params import check_values
 from explorer.seeds import stable_seed
@@ -68,7 +76,7 @@ def prepare(
     """
     chosen = METHODS.get(method) if isinstance(method, str) else method
     tasks = tuple(source.tasks)
-    _require_tasks(chosen, tasks)
+    require_tasks(chosen, tasks)
     values = check_values(chosen.specs, parameters or {}, who=chosen.name, tasks=tasks)
     require_given(chosen.name, source, chosen.needs_data)
     order = range(len(tasks)) if chosen.order_sensitive else sorted(range(len(tasks)), key=tasks.__getitem__)
@@ -101,15 +109,6 @@ def _merged_sum(ready: Prepared, source: Source, function: Callable[[Tensor], Te
     for part in asked.executor.map(one, pieces, total=len(pieces), label="prepare", cancel=asked.cancel):
         zero = zero + part
     return zero
-
-
-def _require_tasks(method: Method, tasks: Sequence[str]) -> None:
-    if len(tasks) < method.min_tasks:
-        must = f"needs at least {method.min_tasks} task{'s' if method.min_tasks > 1 else ''}"
-        raise RecipeError(sentence(method.name, must, len(tasks), "Add a fine-tuned checkpoint."))
-    if method.max_tasks is not None and len(tasks) > method.max_tasks:
-        must = f"takes at most {method.max_tasks} task{'s' if method.max_tasks > 1 else ''}"
-        raise RecipeError(sentence(method.name, must, len(tasks), "Leave some out, or use another method."))
 
 
 def _per_task(value: Any, tasks: Sequence[str]) -> tuple[Any, ...]:
@@ -212,18 +211,6 @@ def _fused_chunk(prepared: Prepared, source: Source, chunk: Chunk, stored: torch
     return True
 
 
-def cast(weights: Tensor, dtype: torch.dtype) -> Tensor:
-    """Merged weights in their stored dtype: the one rounding of a merge. Raises InputError where they do not fit."""
-    if weights.dtype == dtype:
-        return weights
-    limit = torch.finfo(dtype).max
-    if limit < torch.finfo(weights.dtype).max and weights.numel() and float(weights.abs().max()) > limit:
-        must = f"merged weights must fit {str(dtype).removeprefix('torch.')}, at most {limit:g}"
-        advice = "Choose float32, or a smaller scale."
-        raise InputError(sentence("merge", must, f"{float(weights.abs().max()):g}", advice))
-    return weights.to(dtype)
-
-
 def plan(
     prepared: Prepared, source: Source, names: Iterable[str] | None = None, chunk_elements: int | None = None
 ) -> list[Chunk]:
@@ -281,7 +268,20 @@ def merge_into(
     expected = len(prepared.tasks) if prepared.method.output == "per_task" else 1
     if len(rows) != expected:
         raise ValueError(f"merge_into: {prepared.method.name} fills {expected} rows; got {len(rows)}")
-    pieces = plan(prepared, source, names, chunk_elements)
+    wanted = source.names if names is None else tuple(names)
+    view = ordered(source, prepared.order)
+    made = merge_all(
+        prepared,
+        source,
+        rows,
+        dtype_policy,
+        () if chunk_elements else wanted,
+        lambda name: _arguments(prepared, view, Chunk(name, 0, 0), torch.float32),
+        executor=executor,
+        cancel=cancel,
+        progress=progress,
+    )
+    pieces = plan(prepared, source, [n for n in wanted if n not in made], chunk_elements)
 
     def write(chunk: Chunk) -> None:
         stored = dtype_policy or source.dtype(chunk.name)

@@ -8,7 +8,8 @@ unusual: other dtypes, values that are no number, weights that do not fit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from explorer.compute.addresses import KINDS, UNREADABLE, Addresses, addresses_o
 from explorer.compute.arena import Row
 from explorer.compute.source import Source
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
-from explorer.merging._fused import FUSED_CHUNK_ELEMENTS, INFINITY, Settings, kernels, seed_words
+from explorer.merging._fused import FUSED_CHUNK_ELEMENTS, INFINITY, Settings, seed_words
 from explorer.seeds import stable_seed
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 _LEAST_ELEMENTS = 1 << 18
 """A call takes at least so many, where there are as many: enough for its own cost not to count."""
+
+
+@cache
+def _kernels() -> ModuleType:
+    """The compiled loop; imported when first needed, as those of `_fused`."""
+    from explorer.merging import _fused_all_kernels
+
+    return _fused_all_kernels
 
 
 def merge_all(
@@ -76,7 +85,7 @@ def merge_all(
     )
     pool = executor or SerialExecutor()
     work = pool.map(
-        lambda call: kernels().merge_all(*call, *fixed),
+        lambda call: _kernels().merge_all(*call, *fixed),
         calls,
         total=len(calls),
         label="merge",

@@ -7,8 +7,9 @@ import os
 import torch
 
 from explorer.compute import brackets, readiness, select
+from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, StateDictSource
-from explorer.merging import _fused
+from explorer.merging import _fused, merge_into, prepare
 from explorer.merging._fused import Steps
 
 
@@ -20,8 +21,9 @@ def warm_up() -> None:
     base = {"w": torch.randn(count, generator=generator).bfloat16()}
     tuned = {t: {"w": (base["w"] + torch.randn(count, generator=generator)).bfloat16()} for t in ("a", "b")}
     source = StateDictSource(base, tuned)
-    out = torch.empty(count, dtype=torch.bfloat16)
+    out, row = torch.empty(count, dtype=torch.bfloat16), Row({"w": (count,)}, {"w": torch.bfloat16})
     _fused.write(Steps("sum", torch.ones(2)), source, Chunk("w", 0, count), [out])
+    merge_into(prepare("task_arithmetic", source), source, row)
     brackets.kth_largest(select.scan(source, 0), [count // 5])
     readiness.mark()
 

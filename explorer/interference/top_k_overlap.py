@@ -25,7 +25,8 @@ top_k_overlap = metric(
         fraction("density_a", "share of the weights that the first task kept"),
         fraction("density_b", "share of the weights that the second task kept"),
         fraction("overlap", "weights both kept / weights either kept (Jaccard)"),
-        fraction("null", "overlap of two sets of these sizes placed independently"),
+        fraction("null", "overlap expected if each task's places are permuted within every part of the model"),
+        fraction("independent", "overlap of two sets of these densities placed anywhere in the scope"),
         number("lift", "overlap / null", 0.0),
     ),
 )(sign_conflict.partial)
@@ -37,18 +38,21 @@ def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list
 
     overlap = |S_a ∧ S_b| / |S_a ∨ S_b| with S_t = {i : τ_t,i ≠ 0} after trimming, in [0, 1]; untrimmed, S_t is all
     the task changed. Neither end alone means interference: at shared weights tasks may agree or clash.
-    Null: d_a d_b / (d_a + d_b − d_a d_b) with the densities d = |S| / n of the scope; k / (2 − k) for equal ones.
-    lift = overlap / null. Weights that every task left alone (frozen tensors) raise the model's lift: compare layers.
+    Null: x / (|S_a| + |S_b| − x) with x = Σ over chunks of |S_a| |S_b| / n, the mean size of the intersection when
+    each set is permuted on its own within its chunk; so neither frozen tensors nor layers that all tasks change more
+    count as overlap. independent = d_a d_b / (d_a + d_b − d_a d_b) with the densities d = |S| / n of the scope alone,
+    k / (2 − k) for equal ones: what the field quotes. lift = overlap / null.
     Edges: two empty sets give NaN; a null of 0 gives a NaN lift; one task gives no rows.
     Paper: Resolving Interference When Merging Models, section 3 (trimmed supports; overlap and null are ours).
     """
-    both, n = total["both"], int(total["n"])
+    both, null_both, n = total["both"], total["null_both"], int(total["n"])
     kept = both.diagonal()
     rows = []
     for a, b in pairs(len(tasks)):
         density_a, density_b = ratio(kept[a], n), ratio(kept[b], n)
-        overlap = ratio(both[a, b], kept[a] + kept[b] - both[a, b])
-        null = ratio(density_a * density_b, density_a + density_b - density_a * density_b)
+        either = kept[a] + kept[b]
+        overlap, null = (ratio(x, either - x) for x in (both[a, b], null_both[a, b]))
+        chance = density_a * density_b
         rows.append(
             {
                 "task_a": tasks[a],
@@ -58,6 +62,7 @@ def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list
                 "density_b": density_b,
                 "overlap": overlap,
                 "null": null,
+                "independent": ratio(chance, density_a + density_b - chance),
                 "lift": ratio(overlap, null),
             }
         )

@@ -92,11 +92,16 @@ def test_top_k_overlap(model: tuple, dtype: torch.dtype, trim: float) -> None:
         sets = (np.abs(tau) >= cut) & (tau != 0)
         a, b = sets[index(row.task_a)], sets[index(row.task_b)]
         da, db = share(a.sum(), a.size), share(b.sum(), b.size)
-        overlap, null = share((a & b).sum(), (a | b).sum()), share(da * db, da + db - da * db)
-        return [(a & b).sum(), da, db, overlap, null, share(overlap, null)]
+        return [(a & b).sum(), da, db, share((a & b).sum(), (a | b).sum()), share(da * db, da + db - da * db)]
 
     table = survey(source_of(*model, dtype), ["top_k_overlap"], trim_density=trim)["top_k_overlap"].table
-    check_rows(table, *model, restate, ["n_both", "density_a", "density_b", "overlap", "null", "lift"])
+    check_rows(table, *model, restate, ["n_both", "density_a", "density_b", "overlap", "independent"])
+    for row in table[table.level == "model"].itertuples():
+        sets = [((np.abs(v) >= cut) & (v != 0))[[index(row.task_a), index(row.task_b)]] for v in model[1].values()]
+        met = sum(a.sum() * b.mean() for a, b in sets if a.size)
+        null = share(met, sum(s.sum() for s in sets) - met)
+        np.testing.assert_allclose(row.null, null, rtol=1e-12)
+        np.testing.assert_allclose(row.lift, share(row.overlap, null), rtol=1e-12)
 
 
 @given(models(max_tasks=20), DTYPES)
@@ -151,5 +156,5 @@ def test_split_equals_whole_except_where_places_are_permuted_within_a_chunk(mode
         patch.setattr(_run, "chunks", partial(chunks, chunk_elements=3))
         split = survey(source_of(*model, torch.float32), names)
     for name, result in whole.items():
-        hide = ["null", "lift"] if name == "conflict_map" else []
+        hide = ["null", "lift"] if name in ("conflict_map", "top_k_overlap") else []
         pd.testing.assert_frame_equal(result.table.drop(columns=hide), split[name].table.drop(columns=hide), rtol=1e-12)

@@ -8,7 +8,7 @@ import torch
 from test_interference_metrics import gaussian, model, survey_of
 
 from explorer.compute.source import StateDictSource
-from explorer.interference import collect
+from explorer.interference import collect, survey
 from explorer.interference._magnitudes import BINS, EDGES, gaussian_part_for, histogram
 from explorer.interference.norm_at_density import norm_at_density
 
@@ -65,8 +65,16 @@ def test_unrelated_supports_overlap_as_their_densities_say() -> None:
     row = model(found["top_k_overlap"])
     assert row["null"] == pytest.approx(0.2 / 1.8, abs=1e-4)
     assert row["lift"] == pytest.approx(1, abs=0.02)  # 8,000 shared weights: one deviation is 0.01
+    assert row["independent"] == pytest.approx(row["null"], abs=1e-6)
     alike = model(survey_of(*gaussian(1) * 2, metrics=["top_k_overlap"], trim_density=0.2)["top_k_overlap"])
     assert alike["overlap"] == 1 and alike["lift"] == pytest.approx(9, abs=0.01)
+
+
+def test_frozen_tensors_are_no_overlap_above_chance() -> None:
+    tasks = {f"t{i}": {"moved": v, "frozen": torch.zeros(300_000)} for i, v in enumerate(gaussian(2, 100_000))}
+    source = StateDictSource({n: torch.zeros_like(v) for n, v in tasks["t0"].items()}, tasks)
+    row = model(survey(source, ["top_k_overlap"], trim_density=0.1)["top_k_overlap"])
+    assert row["lift"] == pytest.approx(1, abs=0.02) and row["overlap"] > 4 * row["independent"]
 
 
 def test_the_null_of_the_conflict_map_is_the_mean_over_permutations() -> None:

@@ -78,6 +78,8 @@ def trimming_curve(result: Result, *, density: Density = 0.2, colours: Colours =
     _add_chance(figure, rows, result.tasks, colours)
     for index, task in enumerate(result.tasks):
         own, colour = rows[rows["task"] == task], _colour(task, index, colours)
+        if own.empty:
+            continue
         figure.add_scatter(
             x=100 * own["density"].to_numpy(dtype=float), y=100 * own["kept"].to_numpy(dtype=float),
             name=short(task), legendgroup=f"task {index}", mode="lines+markers", line={"color": colour, "width": 2},

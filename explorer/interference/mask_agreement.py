@@ -9,7 +9,7 @@ import numpy as np
 from explorer.interference._api import Totals, metric
 from explorer.interference._levels import THRESHOLDS, at_least, mask_counts, shown_thresholds
 from explorer.params import Range
-from explorer.results import count, fraction, number
+from explorer.results import count, fraction, number, text
 
 mask_agreement = metric(
     name="mask_agreement",
@@ -23,6 +23,7 @@ mask_agreement = metric(
     columns=(
         number("threshold", "mask threshold λ: a larger one makes masks sparser", 0.0),
         count("k", "number of tasks whose mask holds a weight"),
+        text("role", "catastrophic (k = 0), selfish (1), shared (2 or more) or universal (all of several tasks)"),
         fraction("share", "share of weights that are in exactly k masks"),
         fraction("null", "the same after each task vector is permuted on its own"),
     ),
@@ -42,8 +43,9 @@ def _(
     """Share of weights that are in exactly k of the T TALL masks, for k = 0 … T and every mask threshold.
 
     share(k) = #{i : Σ_t m_t[i] = k} / n with m_t = 1[|τ_t| > λ |τ_MTL − τ_t|], in [0, 1]; sums to 1 over k. k = 0 is
-    catastrophic, 1 selfish, T universal. Many catastrophic and selfish weights mean interference; no single share is
-    the measure. Under `denominator` all, weights that no task changed count as k = 0.
+    catastrophic, 1 selfish, T ≥ 2 universal, anything between shared: shares of one role add up. Many catastrophic
+    and selfish weights mean interference; no single share is the measure. Under `denominator` all, weights that no
+    task changed count as k = 0.
     Null: the same shares when each τ_t is permuted on its own within its chunk and τ_MTL is formed anew.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers, kinds and cells; single tensors get the grid threshold
     nearest to `mask_threshold` only.
@@ -55,9 +57,16 @@ def _(
     return {
         "threshold": np.repeat(THRESHOLDS[chosen], len(tasks) + 1),
         "k": np.tile(np.arange(len(tasks) + 1), len(chosen)),
+        "role": np.tile(np.array(_roles(len(tasks)), dtype=object), len(chosen)),
         "share": _shares(total["rank"], n)[chosen].ravel(),
         "null": _shares(total["null_rank"], n)[chosen].ravel(),
     }
+
+
+def _roles(count: int) -> list[str]:
+    """The field's word for weights in exactly k = 0 … T masks, [T + 1]; of one task, k = 1 is selfish."""
+    middle = ["shared"] * (count - 2)
+    return ["catastrophic", "selfish", *middle, "universal"][: count + 1]
 
 
 def _shares(rank: np.ndarray, n: int) -> np.ndarray:

@@ -35,17 +35,22 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
 
     conflict = #{i : τ_a,i τ_b,i < 0} / #{i : τ_a,i ≠ 0 and τ_b,i ≠ 0}, in [0, 1]; higher means more interference.
     Null: (n⁺_a n⁻_b + n⁻_a n⁺_b) / (n_a n_b) with the counts of the same scope; 0.5 for balanced signs.
-    Partial sums of deltas [T, n]: both-changed counts and sign products [T, T], signed counts [T]. Products of
+    Partial sums of deltas [T, n]: both-changed counts and sign products [T, T], signed counts [T], n, and for
+    `top_k_overlap` the counts that both would change if each task's places in the chunk were permuted. Products of
     entries 0 and ±1 in float32 are exact up to 2^24 positions per chunk.
     Edges: n_both = 0 gives NaN; a task without changes gives a NaN null; one task gives no rows.
     Paper: Resolving Interference When Merging Models, section 3 (the null is ours).
     """
     signs = torch.sign(deltas[:, :0] if context.unchanged else deltas).to(torch.float32)
     changed = signs.abs()
+    both = (changed @ changed.T).round().to(torch.int64)
+    counts = both.diagonal().double()
     return {
-        "both": (changed @ changed.T).round().to(torch.int64),
+        "both": both,
+        "null_both": torch.outer(counts, counts) / max(deltas.shape[1], 1),
         "agreement": (signs @ signs.T).round().to(torch.int64),
         "signed": row_sums(signs).round().to(torch.int64),
+        "n": torch.tensor(deltas.shape[1]),
     }
 
 

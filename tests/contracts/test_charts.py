@@ -51,7 +51,7 @@ def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -
 def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
         "cosine_map", "mask_agreement_layers", "mask_overlap_pairs", "norm_profile", "scores", "sign_conflict_map",
-        "sign_conflict_pairs", "trail",
+        "sign_conflict_pairs", "trail", "trimming_curve",
     )  # fmt: skip
 
 

@@ -65,6 +65,7 @@ def deltas_of(count: int = 3, n: int = 200) -> Tensor:
 
 def test_the_promised_metrics_exist() -> None:
     promised = {"sign_conflict", "minority_mass", "cosine", "norm_profile", "mask_overlap", "mask_agreement"}
+    promised |= {"conflict_map", "redundancy", "sign_agreement", "sum_energy", "top_k_overlap"}
     assert promised <= set(NAMES)
 
 
@@ -133,7 +134,7 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
         for name in [c[:-2] for c in table.columns if c.endswith("_a")]:
             first, second = table[f"{name}_a"].copy(), table[f"{name}_b"].copy()
             table[f"{name}_a"], table[f"{name}_b"] = first.where(~turn, second), second.where(~turn, first)
-    by = [c for c in (*SCOPE_COLUMNS, "threshold", "k", "task", "task_a", "task_b") if c in table]
+    by = [c for c in (*SCOPE_COLUMNS, "threshold", "k", "task", "density", "task_a", "task_b") if c in table]
     return table.sort_values(by).reset_index(drop=True)
 
 

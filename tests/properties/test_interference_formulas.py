@@ -202,6 +202,7 @@ def test_chunks_of_any_size_give_the_same_numbers_except_seeded_nulls(model: tup
         patch.setattr(_run, "chunks", partial(chunks, chunk_elements=3))
         split = survey(source_of(*model))
     seeded = {"minority_mass": ["null"], "mask_overlap": ["null", "lift"], "mask_agreement": ["null"]}
+    seeded |= {"conflict_map": ["null", "lift"], "top_k_overlap": ["null", "lift"]}
     for name, result in whole.items():
         hide = seeded.get(name, [])
         pd.testing.assert_frame_equal(result.table.drop(columns=hide), split[name].table.drop(columns=hide), rtol=1e-13)

@@ -150,6 +150,23 @@ def _mixture(tasks: int, density: float) -> np.ndarray:
     return (_binomial(tasks, density * 0.7) + _binomial(tasks, min(1.0, density * 1.3))) / 2
 
 
+def redundancy(tasks: Sequence[str] = TASKS) -> Result:
+    """Norms kept a little above what normal numbers keep; two thirds of the weights are changed."""
+    densities = np.array([0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0])
+    rows = []
+    for scope in scopes():
+        for place, task in enumerate(tasks):
+            for density in densities:
+                null = min(1.0, density / 0.66) ** 0.3
+                values = {"density": density, "kept": null ** (0.9 - 0.02 * (place % 7)), "null": null}
+                values |= {"bin_error": 0.001, "effective_density": min(density, 0.66), "changed": 0.66}
+                values |= {"of_changed": min(1.0, density / 0.66), "density_90": 0.19, "density_90_error": 0.001}
+                rows.append({**scope, "task": task, **values, "null_90": 0.215})
+    names = ("density", "kept", "null", "bin_error", "effective_density", "of_changed", "changed")
+    names += ("density_90", "density_90_error", "null_90")
+    return result("redundancy", tasks, rows, (*SCOPE, text("task", "task"), *(fraction(n, n) for n in names)))
+
+
 def scores(
     tasks: Sequence[str] = TASKS,
     models: Sequence[str] = ("merged", "base", "expert", "chance", "previous"),
@@ -191,7 +208,10 @@ def trail(tasks: Sequence[str] = TASKS, moves: int = 9) -> Result:
 
 EXAMPLES: dict[str, Callable[..., Result]] = {
     f.__name__: f
-    for f in (sign_conflict, minority_mass, cosine, norm_profile, mask_overlap, mask_agreement, scores, trail)
+    for f in (
+        *(sign_conflict, minority_mass, cosine, norm_profile, mask_overlap, mask_agreement),
+        *(redundancy, scores, trail),
+    )
 }
 """Example results by kind: each function takes the tasks."""
 

@@ -23,13 +23,18 @@ def safe(name: object) -> str:
     return html.escape(_CONTROL.sub(" ", str(name)), quote=False)
 
 
-def short(name: object, limit: int = 14) -> str:
-    """A name for a tick label: safe, and cut in its middle, where long names differ least."""
+def cut(name: object, limit: int) -> str:
+    """A name without control characters, cut in its middle, where long names differ least; not yet safe."""
     text = _CONTROL.sub(" ", str(name))
     if len(text) > limit:
         tail = limit // 3
         text = text[: limit - tail - 1] + "…" + text[-tail:]
-    return html.escape(text, quote=False)
+    return text
+
+
+def short(name: object, limit: int = 14) -> str:
+    """A name for a tick label: safe, and cut in its middle."""
+    return html.escape(cut(name, limit), quote=False)
 
 
 def brief(names: Sequence[str]) -> list[str]:

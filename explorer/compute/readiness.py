@@ -21,7 +21,7 @@ from explorer.store import cache_folder
 WORTH_WAITING = 400_000_000
 """Weights of all models together from which compiling takes less time than it saves."""
 
-_MODULES = ("explorer.compute._bracket_kernels", "explorer.merging._fused_kernels")
+_MODULES = ("explorer.compute._bracket_kernels", "explorer.merging._fused_kernels", "explorer.merging._fused_rows")
 _ROOM = Path(__file__).parents[1]
 _MARK = "ready"
 _loaded = threading.Event()

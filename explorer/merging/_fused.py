@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from explorer.compute import readiness
 from explorer.compute.source import Chunk, Source
+from explorer.merging import _draws
 
 if TYPE_CHECKING:
     from explorer.merging._api import Method
@@ -36,7 +37,8 @@ class Steps:
     """What the compiled pass does to T task vectors; every tensor is per task, [T], None where it does not apply.
 
     Entries outside `low` … `high` become 0, then those whose draw is not below `keep` (densities, with the runner's
-    seeds); what is left grows by `times`, or is divided by `over`. `combine` is "sum" (Σ factors · τ), "elect_mean",
+    seeds); what is left grows by `times`, or is divided by `over`. With `spread`, the chance to be kept grows from keep −
+    spread to keep + spread with the rank of |τ| within its row, and `over_chance` divides by it. `combine` is "sum" (Σ factors · τ), "elect_mean",
     "elect_sum", "elect_max" (votes are factors · τ; a mean divides by the agreeing `weights`, or their number),
     "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold` agree) or "tall" (one model per task). The
     result is divided by `divisor` and multiplied by `common`.
@@ -47,6 +49,8 @@ class Steps:
     low: Tensor | None = None
     high: Tensor | None = None
     keep: Sequence[float] | None = None
+    spread: Sequence[float] | None = None
+    over_chance: bool = False
     times: Tensor | None = None
     over: Tensor | None = None
     weights: Tensor | None = None
@@ -63,6 +67,13 @@ def _kernels() -> ModuleType:
     from explorer.merging import _fused_kernels
 
     return _fused_kernels
+
+
+@cache
+def _row_kernels() -> ModuleType:
+    from explorer.merging import _fused_rows
+
+    return _fused_rows
 
 
 def readable(source: Source, name: str) -> bool:
@@ -112,9 +123,11 @@ def _run(
     options[kernels.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
     options[kernels.TIES_POSITIVE] = steps.zero_is_positive
     options[kernels.MIN_TASKS] = steps.min_tasks
+    options[kernels.DIVIDES] = steps.over_chance
     options[kernels.FAST] = _fast(steps, kind[1], count) and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = -count % 4  # the fast loop takes four tasks at a time; the base with factor 0 adds nothing
-    return kernels.merge(
+    merge = kernels.merge if steps.spread is None else partial(_row_kernels().merge_rows, *_chances(steps, source, chunk))
+    return merge(
         base.data_ptr(),
         _KINDS[base.dtype],
         np.array([t.data_ptr() for t in (*tasks, *[base] * padding)], np.int64),
@@ -129,6 +142,14 @@ def _run(
         np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64),
         np.array([(s % 2**32, (s >> 32) % 2**32) for s in seeds or (0,) * count], np.uint32),
     )
+
+
+def _chances(steps: Steps, source: Source, chunk: Chunk) -> tuple[int, np.ndarray]:
+    """The length of a row, and each task's chances by rank, [T, columns]."""
+    assert steps.keep is not None and steps.spread is not None
+    columns = _draws.row_length(source.shape(chunk.name))
+    tables = [_draws.chances(keep, spread, columns, dtype=torch.float32) for keep, spread in zip(steps.keep, steps.spread, strict=True)]
+    return columns, torch.stack(tables).numpy()
 
 
 def _fast(steps: Steps, kind: str, count: int) -> bool:

@@ -22,6 +22,8 @@ def warm_up() -> None:
     source = StateDictSource(base, tuned)
     out = torch.empty(count, dtype=torch.bfloat16)
     _fused.write(Steps("sum", torch.ones(2)), source, Chunk("w", 0, count), [out])
+    ranked = Steps("sum", torch.ones(2), keep=(0.5, 0.5), spread=(0.1, 0.1), over_chance=True)
+    _fused.write(ranked, source, Chunk("w", 0, count), [out], (1, 2))
     brackets.kth_largest(select.scan(source, 0), [count // 5])
     readiness.mark()
 

@@ -37,11 +37,11 @@ class Steps:
     """What the compiled pass does to T task vectors; every tensor is per task, [T], None where it does not apply.
 
     Entries outside `low` … `high` become 0, then those whose draw is not below `keep` (densities, with the runner's
-    seeds); what is left grows by `times`, or is divided by `over`. With `spread`, the chance to be kept grows from keep −
-    spread to keep + spread with the rank of |τ| within its row, and `over_chance` divides by it. `combine` is "sum" (Σ factors · τ), "elect_mean",
-    "elect_sum", "elect_max" (votes are factors · τ; a mean divides by the agreeing `weights`, or their number),
-    "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold` agree) or "tall" (one model per task). The
-    result is divided by `divisor` and multiplied by `common`.
+    seeds); what is left grows by `times`, or is divided by `over`. With `spread`, the chance to be kept goes with the
+    rank of |τ| within its row from keep − spread to keep + spread, and `over_chance` divides what is kept by it.
+    `combine` is "sum" (Σ factors · τ), "elect_mean", "elect_sum", "elect_max" (votes are factors · τ; a mean divides by
+    the agreeing `weights`, or their number), "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold`
+    agree) or "tall" (one model per task). The result is divided by `divisor` and multiplied by `common`.
     """
 
     combine: str
@@ -126,7 +126,8 @@ def _run(
     options[kernels.DIVIDES] = steps.over_chance
     options[kernels.FAST] = _fast(steps, kind[1], count) and all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = -count % 4  # the fast loop takes four tasks at a time; the base with factor 0 adds nothing
-    merge = kernels.merge if steps.spread is None else partial(_row_kernels().merge_rows, *_chances(steps, source, chunk))
+    ranked = steps.spread is not None
+    merge = partial(_row_kernels().merge_rows, _chances(steps, source, chunk)) if ranked else kernels.merge
     return merge(
         base.data_ptr(),
         _KINDS[base.dtype],
@@ -144,12 +145,15 @@ def _run(
     )
 
 
-def _chances(steps: Steps, source: Source, chunk: Chunk) -> tuple[int, np.ndarray]:
-    """The length of a row, and each task's chances by rank, [T, columns]."""
+def _chances(steps: Steps, source: Source, chunk: Chunk) -> np.ndarray:
+    """Each task's chances by rank, [T, columns]."""
     assert steps.keep is not None and steps.spread is not None
     columns = _draws.row_length(source.shape(chunk.name))
-    tables = [_draws.chances(keep, spread, columns, dtype=torch.float32) for keep, spread in zip(steps.keep, steps.spread, strict=True)]
-    return columns, torch.stack(tables).numpy()
+    tables = [
+        _draws.chances(keep, spread, columns, dtype=torch.float32)
+        for keep, spread in zip(steps.keep, steps.spread, strict=True)
+    ]
+    return torch.stack(tables).numpy()
 
 
 def _fast(steps: Steps, kind: str, count: int) -> bool:

@@ -1,10 +1,9 @@
-"""Compiled loops for chances that grow with a value's rank within its row: ranks are counted, no row is sorted by
-comparisons.
+"""Compiled loops for chances that go with a value's rank within its row: ranks are counted, so no row is sorted.
 
 Magnitudes are laid into twice as many buckets as the row is long, by a map that never reverses their order: even below
-the row's usual magnitude, even in the logarithm above it. What shares a bucket lies next to each other and is put right
-by insertion, of which there is little; where there is much, and in rows too long for 16-bit counts, digits are counted.
-Every way gives the exact order, equal magnitudes by position.
+the row's usual magnitude, even in the logarithm above it. What shares a bucket then lies side by side and is put right
+by insertion, of which there is little; where there is much, and in rows whose buckets would not fit a cache, digits
+are counted instead. Every way gives the exact order, equal magnitudes by position.
 """
 
 # mypy: ignore-errors
@@ -15,14 +14,25 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.compute.compiled import BF16, as_bits, as_float, choose, compiled, load, pointer, size_bits, store, widen
+from explorer.compute.compiled import (
+    BF16,
+    as_bits,
+    as_float,
+    choose,
+    compiled,
+    inlined,
+    load,
+    pointer,
+    size_bits,
+    store,
+    widen,
+)
 from explorer.merging._fused_kernels import BLOCK, DIVIDES, FACTOR, add_all, combine
 
 SHORT, LONG = 32, 1 << 16
-"""Rows of up to SHORT entries are sorted by insertion; those of LONG and more by digits."""
+"""Rows of up to SHORT values are ordered by insertion, those of LONG and more by digits."""
 _INFINITY = np.uint32(0x7F800000)
 _LARGEST = np.float32(np.finfo(np.float32).max)
-_ONES = np.uint64(0x0001000100010001)
 
 
 @compiled
@@ -61,30 +71,31 @@ def _buckets(delta, count, keys):
         keys[i] = np.uint32(np.int32(np.float32(np.int32(np.int32(as_bits(abs(delta[i]) + usual)) - zero)) * scale))
 
 
-@compiled
-def _starts(words, count):
-    """From how many are in each bucket to how many are in those before; four 16-bit counts in every word."""
-    before = np.uint64(0)
-    for i in range(count):
-        sums = np.uint64(words[i] * _ONES)
-        words[i] = np.uint64(np.uint64(sums << np.uint64(16)) + np.uint64(before * _ONES))
-        before = np.uint64(before + np.uint64(sums >> np.uint64(48)))
+@inlined
+def _item(number, position):
+    """Magnitude and position in one whole number, which orders by the one and then by the other."""
+    return np.int64(np.int64(np.int64(size_bits(number)) << np.int64(32)) | np.int64(position))
 
 
 @compiled
-def _place(delta, keys, count, words, counts, items):
-    """Magnitude and position of every value, in one whole number, in the order of their buckets."""
-    used = (2 * count) // 4 + 1
+def _place(delta, keys, count, counts, items):
+    """Items of all values, in the order of their buckets, and of their positions within a bucket."""
+    used = 2 * count + 1
     for i in range(used):
-        words[i] = np.uint64(0)
+        counts[i] = np.uint32(0)
     for i in range(count):
-        counts[keys[i]] += np.uint16(1)
-    _starts(words, used)
+        key = keys[i]
+        counts[key] = np.uint32(counts[key] + np.uint32(1))
+    before = np.uint32(0)
+    for i in range(used):
+        own = counts[i]
+        counts[i] = before
+        before = np.uint32(before + own)
     for i in range(count):
         key = keys[i]
         place = counts[key]
-        counts[key] = np.uint16(place + np.uint16(1))
-        items[place] = np.int64(np.int64(np.int64(size_bits(delta[i])) << np.int64(32)) | np.int64(i))
+        counts[key] = np.uint32(place + np.uint32(1))
+        items[place] = _item(delta[i], i)
 
 
 @compiled
@@ -133,31 +144,51 @@ def _by_digits(items, count, spare, counts):
 
 @compiled
 def _list(delta, count, items):
+    """Items of all values, in the order of their positions."""
     for i in range(count):
-        items[i] = np.int64(np.int64(np.int64(size_bits(delta[i])) << np.int64(32)) | np.int64(i))
+        items[i] = _item(delta[i], i)
 
 
 @compiled
-def _order(delta, count, keys, words, counts, digits, items, spare):
-    """A row's magnitudes with their positions, smallest first."""
-    if count <= SHORT:
-        _list(delta, count, items)
-        _insert(items, count, count * count)
-        return
-    if count < LONG:
+def order(delta, count, scratch):
+    """The items of a row, smallest magnitude first; they lie in `scratch`."""
+    keys, counts, items, spare, digits = scratch
+    if SHORT < count < LONG:
         _buckets(delta, count, keys)
-        _place(delta, keys, count, words, counts, items)
+        _place(delta, keys, count, counts, items)
         if _insert(items, count, 8 * count):
-            return
+            return items
     _list(delta, count, items)
-    _by_digits(items, count, spare, digits)
+    if count <= SHORT:
+        _insert(items, count, count * count)
+    else:
+        _by_digits(items, count, spare, digits)
+    return items
+
+
+@compiled
+def scratch_for(columns):
+    """Room for `order` of rows of this length."""
+    keys, counts = np.empty(columns, np.uint32), np.empty(2 * columns + 1, np.uint32)
+    return keys, counts, np.empty(columns, np.int64), np.empty(columns, np.int64), np.empty(256, np.int64)
 
 
 @compiled
 def _assign(items, count, table, chances):
-    """The chance of every value by its place in the order."""
     for i in range(count):
         chances[np.uint32(items[i])] = table[i]
+
+
+@compiled
+def _rank(delta, count, table, scratch, chances):
+    """The chance of every value of a block of whole rows, by its rank within its row."""
+    columns = len(table)
+    if table[0] == table[columns - 1]:
+        chances[:count] = table[0]
+        return
+    for row in range(0, count, columns):
+        items = order(delta[row : row + columns], columns, scratch)
+        _assign(items, columns, table, chances[row : row + columns])
 
 
 @compiled
@@ -179,40 +210,41 @@ def _drawn(delta, chances, count, values, t, begin, seed_high, divides):
 
 
 @compiled
+def _take(kind, address, start, count, base, spare, delta):
+    """τ of one task's block; returns the bits of the largest |τ|."""
+    if kind == BF16:
+        return _changes(carray(pointer(address + 2 * start), count, np.uint16), base, count, delta)
+    load(kind, address, start, count, spare)
+    return _changes(spare, base, count, delta)
+
+
+@compiled
 def merge_rows(
-    columns, tables, base, base_kind, tasks, kinds, outs, out_kind, count, position, options, numbers, scalars, _, seeds
+    tables, base, base_kind, tasks, kinds, outs, out_kind, count, position, options, numbers, scalars, limits, seeds
 ):
     """As `merge`, after dropping by chance: `tables` [T, columns] are the chances of a row's values, smallest first.
 
     A block holds whole rows. Stops, with nothing complete, at a task vector that is not finite.
     """
-    n_tasks, block = len(kinds), columns * max(1, BLOCK // columns)
-    values, delta, chances = np.empty((n_tasks, block), np.float32), np.empty(block, np.float32), np.empty(block, np.float32)
+    n_tasks, columns = len(kinds), tables.shape[1]
+    block = columns * max(1, BLOCK // columns)
+    values, delta, chances = (
+        np.empty((n_tasks, block), np.float32),
+        np.empty(block, np.float32),
+        np.empty(block, np.float32),
+    )
     weights, merged = np.empty(block, np.float32), np.empty(block, np.float32)
     spare, other = np.empty(block, np.float32), np.empty(block, np.float32)
-    keys, words = np.empty(columns, np.uint32), np.empty(columns // 2 + 2, np.uint64)
-    items, more, digits = np.empty(columns, np.int64), np.empty(columns, np.int64), np.empty(256, np.int64)
-    counts, divides = words.view(np.uint16), options[DIVIDES] > 0
+    scratch, divides = scratch_for(columns), options[DIVIDES] > 0
     change, size = np.uint32(0), np.uint32(0)
     for start in range(0, count, block):
         n = min(block, count - start)
         load(base_kind, base, start, n, weights)
         for t in range(n_tasks):
-            if kinds[t] == BF16:
-                found = _changes(carray(pointer(tasks[t] + 2 * start), n, np.uint16), weights, n, delta)
-            else:
-                load(kinds[t], tasks[t], start, n, spare)
-                found = _changes(spare, weights, n, delta)
-            change = max(change, found)
+            change = max(change, _take(kinds[t], tasks[t], start, n, weights, spare, delta))
             if change >= _INFINITY:
                 return change, size, 0
-            table = tables[t]
-            if table[0] == table[columns - 1]:
-                chances[:n] = table[0]
-            else:
-                for row in range(0, n, columns):
-                    _order(delta[row : row + columns], columns, keys, words, counts, digits, items, more)
-                    _assign(items, columns, table, chances[row : row + columns])
+            _rank(delta, n, tables[t], scratch, chances)
             _drawn(delta, chances, n, values, t, np.uint32(position + start + seeds[t, 0]), seeds[t, 1], divides)
         add_all(values, numbers[FACTOR], n_tasks, n, merged)
         combine(values, numbers, n_tasks, n, options, scalars, merged, spare, other)

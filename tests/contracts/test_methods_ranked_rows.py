@@ -50,7 +50,10 @@ def test_the_order_is_that_of_a_stable_sort(length: int) -> None:
         assert np.array_equal(found, np.argsort(np.abs(row), kind="stable")), name
 
 
-def test_chances_are_those_of_the_method() -> None:
+def test_chances_are_linear_in_the_rank_and_those_of_the_method() -> None:
+    assert torch.allclose(_draws.chances(0.5, 0.2, 5), torch.tensor([0.3, 0.4, 0.5, 0.6, 0.7]))
+    assert _draws.chances(0.5, 0.2, 1).tolist() == [0.5]
+    assert _draws.chances(0.5, 0.0, 3).tolist() == [0.5] * 3
     for shape in ((3, 5), (7,), (4, 1), (2, 3, 4), ()):
         rows = torch.randn(shape).reshape(shape[0] if len(shape) > 1 else 1, -1)
         assert _draws.row_length(shape) == rows.shape[1]

@@ -25,6 +25,7 @@ _MODULES = (
     "explorer.compute._bracket_kernels",
     "explorer.merging._fused_kernels",
     "explorer.merging._fused_all_kernels",
+    "explorer.merging._fused_rows",
 )
 _ROOM = Path(__file__).parents[1]
 _MARK = "ready"

@@ -6,6 +6,10 @@ whole-number arithmetic that wraps, which every device computes alike.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,6 +40,21 @@ def keep(seed: int, start: int, count: int, density: float, device: torch.device
 def uniform(seed: int, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
     """Multiples of 2⁻²⁴ in [0, 1), independent; float32 [count]."""
     return draws(seed, start, count, device).bitwise_right_shift_(8).add_(1 << 23).to(torch.float32).mul_(2**-24)
+
+
+def row_length(shape: Sequence[int]) -> int:
+    """Entries of a row, of which the first dimension counts how many there are; scalars and vectors are one row."""
+    return math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)
+
+
+def chances(density: float, spread: float, columns: int, **like: Any) -> Tensor:
+    """Chances of a row's entries to be kept, [columns]: density − spread for the smallest to density + spread.
+
+    Linear in the rank; a single entry has the density. `like`: dtype and device.
+    """
+    if columns == 1 or spread == 0:
+        return torch.full((columns,), density, **like)
+    return torch.linspace(density - spread, density + spread, columns, **like)
 
 
 def _mix(numbers: Tensor, shift: int, factor: int) -> None:

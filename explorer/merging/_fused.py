@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from explorer.compute import readiness
 from explorer.compute.addresses import KINDS
 from explorer.compute.source import Chunk, Source
+from explorer.merging import _draws
 
 if TYPE_CHECKING:
     from explorer.merging._api import Method
@@ -36,10 +37,11 @@ class Steps:
     """What the compiled pass does to T task vectors; every tensor is per task, [T], None where it does not apply.
 
     Entries outside `low` … `high` become 0, then those whose draw is not below `keep` (densities, with the runner's
-    seeds); what is left grows by `times`, or is divided by `over`. `combine` is "sum" (Σ factors · τ), "elect_mean",
-    "elect_sum", "elect_max" (votes are factors · τ; a mean divides by the agreeing `weights`, or their number),
-    "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold` agree) or "tall" (one model per task). The
-    result is divided by `divisor` and multiplied by `common`.
+    seeds); what is left grows by `times`, or is divided by `over`. With `spread`, the chance to be kept goes with the
+    rank of |τ| within its row from keep − spread to keep + spread, and `over_chance` divides what is kept by it.
+    `combine` is "sum" (Σ factors · τ), "elect_mean", "elect_sum", "elect_max" (votes are factors · τ; a mean divides by
+    the agreeing `weights`, or their number), "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold`
+    agree) or "tall" (one model per task). The result is divided by `divisor` and multiplied by `common`.
     """
 
     combine: str
@@ -47,6 +49,8 @@ class Steps:
     low: Tensor | None = None
     high: Tensor | None = None
     keep: Sequence[float] | None = None
+    spread: Sequence[float] | None = None
+    over_chance: bool = False
     times: Tensor | None = None
     over: Tensor | None = None
     weights: Tensor | None = None
@@ -63,6 +67,13 @@ def kernels() -> ModuleType:
     from explorer.merging import _fused_kernels
 
     return _fused_kernels
+
+
+@cache
+def _row_kernels() -> ModuleType:
+    from explorer.merging import _fused_rows
+
+    return _fused_rows
 
 
 def readable(source: Source, name: str) -> bool:
@@ -108,7 +119,9 @@ def _run(
     settings = Settings.of(steps, count, kind)
     settings.options[loops.FAST] &= all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = settings.numbers.shape[1] - count
-    return loops.merge(
+    ranked = steps.spread is not None
+    merge = partial(_row_kernels().merge_rows, _chances(steps, source, chunk)) if ranked else loops.merge
+    return merge(
         base.data_ptr(),
         KINDS[base.dtype],
         np.array([t.data_ptr() for t in (*tasks, *[base] * padding)], np.int64),
@@ -150,6 +163,7 @@ class Settings:
         options[loops.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
         options[loops.TIES_POSITIVE] = steps.zero_is_positive
         options[loops.MIN_TASKS] = steps.min_tasks
+        options[loops.DIVIDES] = steps.over_chance
         options[loops.FAST] = _fast(steps, name, count)
         scalars = np.array([steps.divisor, steps.common], np.float32)
         limits = np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64)
@@ -159,6 +173,17 @@ class Settings:
 def seed_words(seeds: Sequence[int]) -> np.ndarray:
     """Both halves of every seed, [T, 2]."""
     return np.array([(s % 2**32, (s >> 32) % 2**32) for s in seeds], np.uint32)
+
+
+def _chances(steps: Steps, source: Source, chunk: Chunk) -> np.ndarray:
+    """Each task's chances by rank, [T, columns]."""
+    assert steps.keep is not None and steps.spread is not None
+    columns = _draws.row_length(source.shape(chunk.name))
+    tables = [
+        _draws.chances(keep, spread, columns, dtype=torch.float32)
+        for keep, spread in zip(steps.keep, steps.spread, strict=True)
+    ]
+    return torch.stack(tables).numpy()
 
 
 def _fast(steps: Steps, kind: str, count: int) -> bool:

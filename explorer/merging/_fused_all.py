@@ -137,7 +137,7 @@ def _settings(prepared: Prepared, names: Sequence[str], arguments: Any) -> list[
     blocks = any(s.per_block and _varies(prepared.values[s.name]) for s in prepared.method.specs)
     same = not blocks and not any(isinstance(v, Mapping) for v in prepared.stats.values())
     several = [make(**arguments(name)) for name in (names[:1] if same else names)]
-    if any(steps is None for steps in several):
+    if any(steps is None or steps.spread is not None for steps in several):  # ranks need whole rows
         return None
     return [Settings.of(steps, len(prepared.tasks)) for steps in several if steps is not None]
 

@@ -33,7 +33,7 @@ BLOCK = 1024
 SUM, ELECT_MEAN, ELECT_SUM, ELECT_MAX, ELECTION, CONSENSUS, TALL = range(7)
 FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
 """Rows of `numbers` [ROWS, T]."""
-COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, OPTIONS = range(8)
+COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, DIVIDES, OPTIONS = range(9)
 """Places in `options`."""
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -113,7 +113,7 @@ def _grow(values, tasks, count, options, numbers):
 
 
 @compiled
-def _add_all(values, factors, tasks, count, total):
+def add_all(values, factors, tasks, count, total):
     """Σ factor · value, in task order."""
     for i in range(count):
         total[i] = ZERO
@@ -161,7 +161,7 @@ def _agree(values, numbers, tasks, count, options, merged, total, claims):
         for i in range(count):
             mine = abs(values[t, i]) > abs(merged[i] - values[t, i]) * threshold
             claims[i] += choose(mine, ONE, ZERO)
-    _add_all(values, numbers[FACTOR], tasks, count, total)
+    add_all(values, numbers[FACTOR], tasks, count, total)
     enough = np.float32(options[MIN_TASKS])
     for i in range(count):
         merged[i] = choose(claims[i] >= enough, total[i], ZERO)
@@ -178,7 +178,7 @@ def _balance(total, count):
 
 
 @compiled
-def _combine(values, numbers, tasks, count, options, scalars, merged, spare, other):
+def combine(values, numbers, tasks, count, options, scalars, merged, spare, other):
     """One merged block from the tasks' values; `merged` holds their sum at first."""
     if options[COMBINE] == CONSENSUS:
         _agree(values, numbers, tasks, count, options, merged, spare, other)
@@ -228,7 +228,7 @@ def _gather(tasks, kinds, start, count, position, options, numbers, limits, seed
         change = max(change, found)
     if options[GROWS]:
         _grow(values, len(kinds), count, options, numbers)
-        _add_all(values, numbers[FACTOR], len(kinds), count, merged)
+        add_all(values, numbers[FACTOR], len(kinds), count, merged)
     return change
 
 
@@ -286,6 +286,6 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
                 found = _tall(out_kind, outs, start, values, numbers, n, weights, merged, spare)
                 size = max(size, found)
                 continue
-            _combine(values, numbers, n_tasks, n, options, scalars, merged, spare, other)
+            combine(values, numbers, n_tasks, n, options, scalars, merged, spare, other)
         size = max(size, store(out_kind, outs[0], start, n, weights, merged))
     return change, size, balance

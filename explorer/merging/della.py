@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from explorer.merging import _draws
 from explorer.merging._api import method, per_task
-from explorer.merging._combine import Elect, Reduce, Weight, combine
+from explorer.merging._combine import Elect, Reduce, Weight, combine, steps
+from explorer.merging._fused import Steps
 from explorer.params import Choice, PerBlock, PerTask, Range
 
 
@@ -59,13 +60,39 @@ def della(
     """
     count, shape = deltas.shape[0], deltas.shape[1:]
     rows = deltas.reshape(count, shape[0] if len(shape) > 1 else 1, -1)
-    middles, spreads = per_task(density, deltas).tolist(), per_task(density_spread, deltas).tolist()
+    middles = per_task(density, deltas).tolist()
+    spreads = _cut(middles, per_task(density_spread, deltas).tolist())
     kept = torch.empty_like(rows)
     for task, (middle, spread, seed) in enumerate(zip(middles, spreads, seeds, strict=True)):
-        kept[task] = _sampled(rows[task], middle, min(spread, 1 - middle, 0.9 * middle), seed, rescale)
+        kept[task] = _sampled(rows[task], middle, spread, seed, rescale)
     flat = kept.view(count, -1)
     merged = combine(flat, per_task(scale, deltas), per_task(weight, deltas), elect=elect, reduce=reduce)
     return merged.view(shape)
+
+
+@della.fused
+def _(
+    *,
+    scale: Tensor,
+    density: Tensor,
+    density_spread: Tensor,
+    rescale: str,
+    elect: str,
+    reduce: str,
+    weight: Tensor,
+    **_: Any,
+) -> Steps | None:
+    if rescale == "l1":  # a sum over the whole tensor comes first
+        return None
+    middles = density.tolist()
+    spreads = _cut(middles, density_spread.tolist())
+    over = rescale == "probability"
+    return steps(scale, weight, elect=elect, reduce=reduce, keep=middles, spread=spreads, over_chance=over)
+
+
+def _cut(densities: list[float], spreads: list[float]) -> list[float]:
+    """ε of every task, so that all of its probabilities are above 0 and at most 1."""
+    return [min(spread, 1 - middle, 0.9 * middle) for middle, spread in zip(densities, spreads, strict=True)]
 
 
 def _sampled(rows: Tensor, density: float, spread: float, seed: int, rescale: str) -> Tensor:
@@ -85,12 +112,12 @@ def _sampled(rows: Tensor, density: float, spread: float, seed: int, rescale: st
 
 
 def keep_probability(rows: Tensor, density: float, spread: float) -> Tensor:
-    """density − spread for the smallest |δ| of a row to density + spread for its largest, linear in the rank."""
+    """Each entry's chance [rows, columns]: density − spread for a row's smallest |δ| to density + spread, by rank."""
     columns = rows.shape[1]
     if columns == 1 or spread == 0:
         return torch.full_like(rows, density)
-    steps = torch.linspace(density - spread, density + spread, columns, dtype=rows.dtype, device=rows.device)
-    return torch.empty_like(rows).scatter_(1, _ascending(rows), steps.expand_as(rows))
+    by_rank = _draws.chances(density, spread, columns, dtype=rows.dtype, device=rows.device)
+    return torch.empty_like(rows).scatter_(1, _ascending(rows), by_rank.expand_as(rows))
 
 
 def _ascending(rows: Tensor) -> Tensor:

@@ -38,6 +38,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         *({"rescale": r, "drop": d} for r in ("density", "l1", "none") for d in ("random", "smallest")),
         {"rescale": "l1", "elect": "mass", "reduce": "mean", "density": 0.01},
     ],
+    "della": [
+        *({"density": {"a": 1.0, "b": 0.3}, "scale": UNEVEN, "weight": {"a": 2.0}, **c} for c in COMBINED),
+        *({"rescale": r, "density_spread": e} for r in ("probability", "none") for e in (0.0, 0.05, 0.5)),
+        {"density": 0.01, "density_spread": {"a": 0.0, "b": 0.5}},
+    ],
 }
 NOT_FUSED: dict[str, list[dict[str, Any]]] = {
     "weight_average": [{"normalize": False}],
@@ -45,6 +50,7 @@ NOT_FUSED: dict[str, list[dict[str, Any]]] = {
     "tall_masks": [{"multi_task_vector": "ties"}],
     "consensus": [{"multi_task_vector": "ties"}],
     "breadcrumbs": [{"scope": "row"}],
+    "della": [{"rescale": "l1"}],
 }
 
 

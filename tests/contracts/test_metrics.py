@@ -133,7 +133,7 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
         for name in [c[:-2] for c in table.columns if c.endswith("_a")]:
             first, second = table[f"{name}_a"].copy(), table[f"{name}_b"].copy()
             table[f"{name}_a"], table[f"{name}_b"] = first.where(~turn, second), second.where(~turn, first)
-    by = [c for c in (*SCOPE_COLUMNS, "threshold", "k", "task", "task_a", "task_b") if c in table]
+    by = [c for c in (*SCOPE_COLUMNS, "threshold", "k", "pattern", "task", "task_a", "task_b") if c in table]
     return table.sort_values(by).reset_index(drop=True)
 
 

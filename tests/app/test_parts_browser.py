@@ -40,6 +40,17 @@ def heat(shift: float = 0.0) -> dict[str, Any]:
     return panel_value("heat", f"Heat {EVIL}", figure, table, f"Caption {EVIL}", "First line.\nSecond line.")
 
 
+def scaled(value: int) -> dict[str, Any]:
+    """A bar over 0 to 7 with a handle at a value."""
+    handle = {
+        "argument": "min_tasks", "label": "consensus k", "low": 0, "high": 8, "step": 1, "value": value,
+        "axes": ["xaxis", "yaxis"], "ends": [-0.5, 7.5],
+    }  # fmt: skip
+    layout = {"height": 160, "meta": {"handle": handle}, "xaxis": {"range": [-0.5, 8]}}
+    figure = go.Figure(go.Bar(x=np.arange(8), y=np.ones(8)), layout)
+    return panel_value("scale", "Scale", figure, None, f"k is {value}", "How.")
+
+
 def page_under_test() -> gr.Blocks:
     """A page with one mixer and two panels, one of them inside a tab that is closed at first."""
     with gr.Blocks(analytics_enabled=False) as demo:
@@ -51,6 +62,7 @@ def page_under_test() -> gr.Blocks:
                 gr.Markdown("nothing here")
             with gr.Tab("second"):
                 PlotlyPanel(heat(), elem_id="hidden")
+        scale = PlotlyPanel(scaled(2), elem_id="scale")
         buttons = [gr.Button(name) for name in ("set mixer", "new figure", "stale", "disable")]
 
         def note(kind: str) -> Callable[[Any], None]:
@@ -64,6 +76,12 @@ def page_under_test() -> gr.Blocks:
             SEEN.append(("pick", event._data))
 
         panel.pick(picked, None, None, **quiet)
+
+        def dragged(event: gr.EventData) -> dict[str, Any]:
+            SEEN.append(("drag", event._data))
+            return scaled(event._data["value"])
+
+        scale.drag(dragged, None, scale, **quiet)
         buttons[0].click(lambda: mixer_start(mnist=1.5), None, mixer, **quiet)
         buttons[1].click(lambda: (heat(100.0), {"empty": "Load a model."}), None, [panel, empty], **quiet)
         buttons[2].click(lambda: {"stale": True}, None, panel, **quiet)
@@ -256,6 +274,25 @@ def test_a_click_on_a_cell_reaches_python(page: Page) -> None:
     until(page, lambda: last("pick"))
     point = {"x": 1, "y": 1, "z": 5, "customdata": 5, "curveNumber": 0, "pointNumber": [1, 1]}
     assert last("pick") == {"name": "heat", "points": [point]}
+
+
+def test_a_handle_in_a_figure_moves_by_mouse_and_keys(page: Page) -> None:
+    handle, caption = page.get_by_role("slider", name="consensus k"), page.locator("#scale .caption")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    assert box and handle.input_value() == "2"
+    step, middle = (box["width"] - 18) / 8, box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 9 + 2 * step, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 9 + 5 * step, middle, steps=6)
+    page.mouse.up()
+    expect(caption).to_have_text("k is 5")
+    assert [value["value"] for kind, value in SEEN if kind == "drag"] == [3, 4, 5]
+    assert {**last("drag"), "turn": 0} == {"name": "scale", "argument": "min_tasks", "value": 5, "turn": 0}
+    handle.press("ArrowRight")
+    expect(caption).to_have_text("k is 6")
+    assert handle.input_value() == "6"
+    expect(page.locator("#panel .handle")).to_be_hidden()
 
 
 def test_saved_files(page: Page, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from plotly.io.json import to_json_plotly
 
 from explorer.errors import ParameterError, UnknownNameError
 from explorer.results import Result
-from viz.charts import CHARTS, Chart, chart
+from viz.charts import CHARTS, Chart, chart, picked
+from viz.charts._pick import PICKS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from chart_examples import EXAMPLES, TASKS, emptied, read
@@ -50,13 +51,14 @@ def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -
 
 def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
-        "cosine_map", "mask_agreement_layers", "mask_overlap_pairs", "norm_profile", "scores", "sign_conflict_map",
-        "sign_conflict_pairs", "trail", "trimming_curve",
+        "cosine_map", "mask_agreement_layers", "mask_overlap_pairs", "mask_upset", "norm_profile", "scores",
+        "sign_conflict_map", "sign_conflict_pairs", "task_positions", "trail", "trimming_curve",
     )  # fmt: skip
 
 
 def test_charts_load_neither_torch_nor_gradio() -> None:
-    code = "import sys, viz.charts as c; c.CHARTS.names(); print(*({'torch', 'gradio', 'sklearn'} & set(sys.modules)))"
+    heavy = "{'torch', 'gradio', 'sklearn', 'scipy'}"
+    code = f"import sys, viz.charts as c; c.CHARTS.names(); print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
@@ -185,9 +187,41 @@ def test_parameters_at_both_ends_and_beyond(name: str, kind: str) -> None:
 @everywhere
 def test_the_page_may_pass_its_selection_to_every_chart(name: str, kind: str) -> None:
     colours = dict.fromkeys(TASKS, "#123456")
-    selection: dict[str, Any] = {"pair": ("spam", "movies"), "colours": colours, "current": 2}
-    assert read(CHARTS.get(name)(EXAMPLES[kind](TASKS), **selection))["data"]
-    assert CHARTS.get(name).caption_of(EXAMPLES[kind](TASKS), **selection)
+    place = {"layer": "layer 0", "kind": "mlp in"}
+    whom: tuple[dict[str, Any], ...] = ({"pair": ("spam", "movies")}, {"task": "spam"}, {"task": None, "pair": None})
+    for who in whom:
+        selection: dict[str, Any] = {**place, "colours": colours, "current": 2, **who}
+        assert read(CHARTS.get(name)(EXAMPLES[kind](TASKS), **selection))["data"]
+        assert CHARTS.get(name).caption_of(EXAMPLES[kind](TASKS), **selection)
+        assert len(CHARTS.get(name).table_of(EXAMPLES[kind](TASKS), **selection))
+
+
+@everywhere
+def test_marks_say_what_a_click_on_them_selects(name: str, kind: str) -> None:
+    marks = [m for t in drawn(name, kind)["data"] for m in np.ravel(np.array(t.get("customdata", []), dtype=object))]
+    named = [mark for mark in marks if mark]
+    assert named and all(isinstance(mark, dict) and set(mark) <= set(PICKS) for mark in named)
+    if kind != "trail":
+        for mark in named:
+            found = picked({"points": [{"customdata": mark}]}, TASKS)
+            assert all(getattr(found, key) in (value, tuple(sorted(value))) for key, value in mark.items())
+
+
+@everywhere
+def test_what_is_selected_is_marked_and_what_is_unknown_marks_nothing(name: str, kind: str) -> None:
+    plain = to_json_plotly(CHARTS.get(name)(EXAMPLES[kind](TASKS)))
+    keys = {key for t in json.loads(plain)["data"] for m in _marks(t.get("customdata")) for key in m}
+    for key, value in (("task", "movies"), ("pair", ("intents", "movies")), ("layer", "layer 0"), ("kind", "mlp in")):
+        if key in keys and name != "sign_conflict_map":
+            assert to_json_plotly(CHARTS.get(name)(EXAMPLES[kind](TASKS), **{key: value})) != plain, key
+    strange = {"layer": "layer 99", "kind": "no such kind"}
+    assert to_json_plotly(CHARTS.get(name)(EXAMPLES[kind](TASKS), **strange)) == plain
+
+
+def _marks(customdata: Any) -> list[dict[str, Any]]:
+    if isinstance(customdata, dict):
+        return [customdata]
+    return [mark for inner in customdata or [] for mark in _marks(inner)]
 
 
 @everywhere
@@ -211,6 +245,8 @@ def test_pairs_must_be_two_tasks() -> None:
         own(result, pair=("spam", "span"))
     with pytest.raises(ParameterError, match="two different tasks"):
         own(result, pair=("spam", "spam"))
+    with pytest.raises(ParameterError, match=r"task names a task of the result; got 'span'\. Did you mean 'spam'"):
+        CHARTS.get("cosine_map")(result=EXAMPLES["cosine"](TASKS), task="span")
 
 
 def test_a_name_is_taken_once_and_near_names_are_offered() -> None:

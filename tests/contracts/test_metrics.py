@@ -134,7 +134,8 @@ def _ordered(table: pd.DataFrame) -> pd.DataFrame:
         for name in [c[:-2] for c in table.columns if c.endswith("_a")]:
             first, second = table[f"{name}_a"].copy(), table[f"{name}_b"].copy()
             table[f"{name}_a"], table[f"{name}_b"] = first.where(~turn, second), second.where(~turn, first)
-    by = [c for c in (*SCOPE_COLUMNS, "threshold", "k", "task", "density", "task_a", "task_b") if c in table]
+    known = (*SCOPE_COLUMNS, "threshold", "k", "pattern", "task", "density", "task_a", "task_b")
+    by = [c for c in known if c in table]
     return table.sort_values(by).reset_index(drop=True)
 
 

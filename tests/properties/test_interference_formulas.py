@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from itertools import combinations, product
 from math import nan, sqrt
@@ -194,6 +195,30 @@ def test_masks(denominator: str, model: tuple) -> None:
     check_rows(some(found["mask_agreement"]), *model, agreement, ["share"])
 
 
+@pytest.mark.parametrize("denominator", ["all", "changed"])
+@given(model=models(), choice=st.integers(0, 63))
+@settings(max_examples=8, deadline=None)
+def test_mask_patterns(denominator: str, model: tuple, choice: int) -> None:
+    count = len(next(iter(model[1].values())))
+    names = [f"t{t}" for t in range(count)]
+    chosen = [t for t in range(count) if choice >> t & 1]
+
+    def restate(row: pd.Series, _: np.ndarray, tau: np.ndarray) -> list[float]:
+        counted = tau if denominator == "all" else tau[:, (tau != 0).any(0)]
+        inside = np.array([names[t] in json.loads(row.pattern) for t in chosen])
+        m = masks(counted, row.threshold)[chosen]
+        density = m.mean(1) if m.shape[1] else np.full(len(chosen), nan)
+        exact = np.sum((m == inside[:, None]).all(0))
+        return [inside.sum(), share(exact, m.shape[1]), np.prod(np.where(inside, density, 1 - density))]
+
+    asked = {"mask_patterns": {"chosen": {name: int(t in chosen) for t, name in enumerate(names)}}}
+    source = source_of(*model)
+    table = survey(source, ["mask_patterns"], parameters=asked, denominator=denominator)["mask_patterns"].table
+    assert len(table[table.level == "model"]) == 40 << len(chosen)
+    some = table[table.threshold.isin(GRID[[0, 7, 19, 39]])]
+    check_rows(some, *model, restate, ["k", "share", "independent"])
+
+
 @given(models())
 @settings(max_examples=15, deadline=None)
 def test_chunks_of_any_size_give_the_same_numbers_except_seeded_nulls(model: tuple) -> None:
@@ -201,7 +226,12 @@ def test_chunks_of_any_size_give_the_same_numbers_except_seeded_nulls(model: tup
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_run, "chunks", partial(chunks, chunk_elements=3))
         split = survey(source_of(*model))
-    seeded = {"minority_mass": ["null"], "mask_overlap": ["null", "lift"], "mask_agreement": ["null"]}
+    seeded = {
+        "minority_mass": ["null"],
+        "mask_overlap": ["null", "lift"],
+        "mask_agreement": ["null"],
+        "mask_patterns": ["null"],
+    }
     seeded |= {"conflict_map": ["null", "lift"], "top_k_overlap": ["null", "lift"]}
     for name, result in whole.items():
         hide = seeded.get(name, [])

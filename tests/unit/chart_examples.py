@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -167,6 +168,26 @@ def redundancy(tasks: Sequence[str] = TASKS) -> Result:
     return result("redundancy", tasks, rows, (*SCOPE, text("task", "task"), *(fraction(n, n) for n in names)))
 
 
+def mask_patterns(tasks: Sequence[str] = TASKS, thresholds: Sequence[float] = (0.2, 0.4, 1.5)) -> Result:
+    """Every group of the first six tasks: somewhat fewer single tasks than independent masks would show."""
+    chosen, rows = tuple(tasks)[:6], []
+    groups = [g for k in range(len(chosen) + 1) for g in itertools.combinations(chosen, k)] if chosen else []
+    for scope in scopes(cells=False):
+        for threshold in thresholds:
+            density = 0.6 / (1 + threshold)
+            null = np.array([density ** len(g) * (1 - density) ** (len(chosen) - len(g)) for g in groups])
+            share = null * (1 + 0.1 * np.cos(np.arange(len(groups))))
+            share = share / share.sum() if groups else share
+            for group, s, c in zip(groups, share, null, strict=True):
+                values = {"pattern": json.dumps(sorted(group)), "k": len(group), "share": s, "null": c}
+                rows.append({**scope, "threshold": threshold, **values, "independent": c * 0.99})
+    columns = (
+        *SCOPE, number("threshold", "t"), text("pattern", "p"), count("k", "k"),
+        *(fraction(n, n) for n in ("share", "null", "independent")),
+    )  # fmt: skip
+    return result("mask_patterns", tasks, rows, columns)
+
+
 def scores(
     tasks: Sequence[str] = TASKS,
     models: Sequence[str] = ("merged", "base", "expert", "chance", "previous"),
@@ -209,8 +230,16 @@ def trail(tasks: Sequence[str] = TASKS, moves: int = 9) -> Result:
 EXAMPLES: dict[str, Callable[..., Result]] = {
     f.__name__: f
     for f in (
-        *(sign_conflict, minority_mass, cosine, norm_profile, mask_overlap, mask_agreement),
-        *(redundancy, scores, trail),
+        sign_conflict,
+        minority_mass,
+        cosine,
+        norm_profile,
+        mask_overlap,
+        mask_agreement,
+        mask_patterns,
+        redundancy,
+        scores,
+        trail,
     )
 }
 """Example results by kind: each function takes the tasks."""

@@ -34,7 +34,7 @@ def test_map_of_all_tasks_shows_the_excess_and_leaves_empty_cells_blank() -> Non
     assert np.isnan(trace["z"][empty]) and "nothing to compare" in trace["hovertext"][empty]
     missing = meta["y"].index("embedding"), meta["x"].index("layer 1")
     assert np.isnan(trace["z"][missing]) and "no module of this kind" in trace["hovertext"][missing]
-    assert list(trace["customdata"][at]) == ["layer 0", "mlp in"]
+    assert trace["customdata"][at] == {"layer": "layer 0", "kind": "mlp in"} and trace["customdata"][missing] is None
 
 
 def test_map_orders_layers_by_depth_and_not_by_name() -> None:
@@ -117,11 +117,13 @@ def test_twenty_tasks_have_no_text_in_squares() -> None:
 
 def test_cosine_scale_fits_the_pairs_and_not_the_diagonal() -> None:
     result = cosine()
-    own, squares = read(CHARTS.get("cosine_map")(result))["data"]
+    figure = read(CHARTS.get("cosine_map")(result))
+    own, squares = figure["data"][:2]
+    order = figure["layout"]["meta"]["x"]
     assert np.isnan(np.diag(squares["z"])).all() and squares["zmax"] == pytest.approx(0.1)
     assert np.isfinite(np.diag(own["z"])).all() and own["showscale"] is False
     row = result.at("model", task_a="movies", task_b="spam").iloc[0]
-    hover = squares["hovertext"][TASKS.index("spam"), TASKS.index("movies")]
+    hover = squares["hovertext"][order.index("spam"), order.index("movies")]
     assert f"cosine {row['cosine']:.5f}" in hover and "chance 0 ± 0.001" in hover
 
 
@@ -140,13 +142,23 @@ def test_overlap_has_iou_below_lift_above_and_density_between() -> None:
     figure = read(CHARTS.get("mask_overlap_pairs")(result, mask_threshold=1.5))
     iou, lift, density = figure["data"]
     row = result.at("model", task_a="movies", task_b="spam", threshold=1.5).iloc[0]
-    i, j = TASKS.index("movies"), TASKS.index("spam")
+    order = figure["layout"]["meta"]["x"]
+    i, j = sorted((order.index("movies"), order.index("spam")))
     assert iou["z"][j, i] == pytest.approx(100 * row["iou"]) and np.isnan(iou["z"][i, j])
     assert lift["z"][i, j] == pytest.approx(np.log2(row["lift"])) and np.isnan(lift["z"][j, i])
-    assert density["text"][i, i] == f"{100 * row['density_a']:.0f}" and np.isnan(density["z"][i, j])
+    at = order.index("movies")
+    assert density["text"][at, at] == f"{100 * row['density_a']:.0f}" and np.isnan(density["z"][i, j])
+    assert iou["text"][j, i] == f"{100 * row['iou']:.0f}" and lift["text"][i, j] == f"{row['lift']:.2f}×"
     assert "mask threshold 1.50" in iou["hovertext"][j, i] and f"{100 * row['null']:.2f} %" in lift["hovertext"][i, j]
     titles = [t["colorbar"]["title"]["text"] for t in (iou, lift)]
-    assert "IoU (%)" in titles[0] and "log2" in titles[1]
+    assert titles == ["◣ IoU (%)", "◥ lift (× chance)"]
+    assert list(lift["colorbar"]["ticktext"])[1] == "1×" and lift["colorbar"]["tickvals"][1] == 0
+
+
+def test_the_order_of_the_overlap_map_stays_when_the_threshold_moves() -> None:
+    result, own = mask_overlap(), CHARTS.get("mask_overlap_pairs")
+    orders = [own(result, mask_threshold=t).layout.meta["x"] for t in (0.05, 0.4, 2)]
+    assert orders[0] == orders[1] == orders[2] and sorted(orders[0]) == sorted(TASKS) != orders[0]
 
 
 def test_overlap_takes_the_nearest_computed_threshold_and_says_so() -> None:
@@ -178,20 +190,55 @@ def test_overlap_caption() -> None:
     assert "none of the 21 pairs is above its chance level" in CHARTS.get("mask_overlap_pairs").caption_of(rare)
 
 
+def bars(figure: dict, width: float) -> list[dict]:
+    """The slices of all bars of one width: .5 for what is there, .14 for chance; k ascending."""
+    return [t for t in figure["data"] if t["type"] == "bar" and t["width"] == width and t["name"] != "scale"]
+
+
 def test_agreement_bars_add_up_and_use_the_words() -> None:
     result = mask_agreement()
     figure = read(CHARTS.get("mask_agreement_layers")(result, mask_threshold=0.5))
-    bars = [t for t in figure["data"] if t["showlegend"]]
-    assert [t["name"] for t in bars] == [
-        "catastrophic", "selfish", "2 tasks", "3 tasks", "4 tasks", "5 tasks", "6 tasks", "universal",
-    ]  # fmt: skip
-    np.testing.assert_allclose(sum(t["x"] for t in bars), 100)
-    nulls = [t for t in figure["data"] if not t["showlegend"]]
+    real, nulls = bars(figure, 0.5), bars(figure, 0.14)
+    assert [t["name"] for t in real] == [f"k = {k}" for k in range(8)]
+    np.testing.assert_allclose(sum(t["x"] for t in real), 100)
     np.testing.assert_allclose(sum(t["x"] for t in nulls), 100)
     assert figure["layout"]["meta"]["y"] == ["whole model", "embeddings", "layer 0", "layer 1"]
     row = result.at("layer", layer="layer 0", threshold=0.5, k=1).iloc[0]
     for part in ("layer 0", "selfish", f"{100 * row['share']:.2f} %", f"chance {100 * row['null']:.2f} %"):
-        assert part in bars[1]["hovertext"][2]
+        assert part in real[1]["hovertext"][2]
+    assert real[1]["customdata"][2] == {"layer": "layer 0"} and real[1]["customdata"][0] is None
+    scale = next(t for t in figure["data"] if t["name"] == "scale")
+    assert [h.split(": ")[1].removesuffix("</b>") for h in scale["hovertext"]] == [
+        "catastrophic", "selfish", "shared", "shared", "shared", "shared", "shared", "universal",
+    ]  # fmt: skip
+
+
+def test_what_consensus_merging_leaves_is_grey_and_cut_at_the_line() -> None:
+    result, own = mask_agreement(), CHARTS.get("mask_agreement_layers")
+    figure = read(own(result, min_tasks=3))
+    colours = [t["marker"]["color"] for t in bars(figure, 0.5)]
+    assert len(set(colours[:3])) == 1 and len(set(colours)) == 6
+    cut = next(t for t in figure["data"] if t["name"] == "consensus k")
+    model = result.at("model", threshold=0.4)
+    assert cut["x"][0] == pytest.approx(100 * model[model["k"] < 3]["share"].sum())
+    handle = figure["layout"]["meta"]["handle"]
+    assert handle["argument"] == "min_tasks" and (handle["low"], handle["value"], handle["high"]) == (0, 3, 8)
+    line = figure["layout"]["shapes"][0]
+    assert line["x0"] == 2.5 and handle["ends"] == [-0.5, 7.5]
+    assert own(result, min_tasks=30).layout.meta["handle"]["value"] == 8
+    assert "handle" not in own(mask_agreement(("spam",))).layout.meta
+    assert own.table_of(result, min_tasks=3)["kept"].tolist() == (own.table_of(result)["k"] >= 3).tolist()
+
+
+def test_agreement_by_kind_and_of_the_whole_model() -> None:
+    result, own = mask_agreement(), CHARTS.get("mask_agreement_layers")
+    kinds = read(own(result, by="kind", kind="mlp in", layer="layer 0"))
+    assert kinds["layout"]["meta"]["y"][:3] == ["whole model", "embedding", "norm"]
+    assert kinds["layout"]["yaxis"]["title"]["text"] == "kind of module"
+    framed = [s for s in kinds["layout"]["shapes"] if s.get("name") == "selected"]
+    at = kinds["layout"]["meta"]["y"].index("mlp in")
+    assert len(framed) == 2 and framed[0]["y0"] < at < framed[0]["y1"]
+    assert own(result, by="model").layout.meta["y"] == ["whole model"]
 
 
 def test_agreement_caption() -> None:
@@ -201,7 +248,8 @@ def test_agreement_caption() -> None:
         result = changed(result, at & (result.table["k"] == k), share=share, null=null)
     assert CHARTS.get("mask_agreement_layers").caption_of(result) == (
         "At mask threshold 0.40, 10.0 % (chance 12.0 %) of the weights are needed by no task, 20.0 % (chance 22.0 %) "
-        "by exactly one and 5.0 % (chance 1.0 %) by all 7."
+        "by exactly one and 5.0 % (chance 1.0 %) by all 7; consensus merging with k = 2 leaves 30.0 % (chance 34.0 %) "
+        "as in the base."
     )
     some = Result(result.kind, TASKS, result.table, result.columns, {"parameters": {"denominator": "changed"}})
     assert "of the changed weights are needed" in CHARTS.get("mask_agreement_layers").caption_of(some)

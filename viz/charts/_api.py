@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 
     from explorer.results import Result
 
-SUPPLIED = ("pair", "colours", "current")
-"""Arguments that the page passes in and no control sets: the chosen pair, task colours, the current move.
+SUPPLIED = ("pair", "task", "layer", "kind", "colours", "current")
+"""Arguments that the page passes in and no control sets: what is selected, task colours, the current move.
+
+The selection is a pair or a task, and a layer, a kind of module or both (`viz.charts.Selection`). A layer or kind
+that a result does not hold marks nothing, because figures of different models may stand side by side.
 
 Every chart may be called with them; one that does not take an argument never sees it.
 """
@@ -58,8 +61,8 @@ class Chart:
     def __call__(self, result: Result, **values: Any) -> go.Figure:
         """The figure: theme-neutral, transparent, of explicit height.
 
-        Raises ParameterError for a result of another kind, an unknown or illegal parameter, or a pair that is
-        not two tasks of the result.
+        Raises ParameterError for a result of another kind, an unknown or illegal parameter, or a pair or task
+        that is not of the result.
         """
         figure = self._draw(result, **self._checked(result, values))
         figure.update_layout(meta={**(figure.layout.meta or {}), "chart": self.name})
@@ -102,6 +105,10 @@ class Chart:
         supplied = {k: v for k, v in values.items() if k in self._takes and v is not None}
         if "pair" in supplied:
             self._check_pair(supplied["pair"], result.tasks)
+        if "task" in supplied and supplied["task"] not in result.tasks:
+            strange = supplied["task"]
+            hint = near(str(strange), result.tasks)
+            raise ParameterError(sentence(self.name, "task names a task of the result", repr(strange), hint))
         # Caption and table functions take the same keywords without defaults, so all are always passed.
         return checked | {k: supplied.get(k) for k in self._takes}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from viz.charts._figure import downwards, names_axis
+from viz.charts._tables import Row, number, records
 from viz.charts._words import lines
 
 Side = str
@@ -18,7 +19,7 @@ Side = str
 def pair_grid(
     rows: pd.DataFrame,
     tasks: Sequence[str],
-    cell: Callable[[pd.Series], Any],
+    cell: Callable[[Row], Any],
     fill: Any,
     dtype: type,
     side: Side = "both",
@@ -26,7 +27,7 @@ def pair_grid(
     """[T, T] of `cell(row)` at both places of each pair, or in one half; `fill` on the diagonal and elsewhere."""
     place = {task: i for i, task in enumerate(tasks)}
     filled: np.ndarray = np.full((len(tasks), len(tasks)), fill, dtype=dtype)
-    for _, row in rows.iterrows():
+    for row in records(rows):
         i, j = place[row["task_a"]], place[row["task_b"]]
         value = cell(row)
         if side != "upper":
@@ -34,6 +35,22 @@ def pair_grid(
         if side != "lower":
             filled[min(i, j), max(i, j)] = value
     return filled
+
+
+def distances(rows: pd.DataFrame, tasks: Sequence[str], distance: Callable[[Row], float]) -> np.ndarray:
+    """[T, T] of `distance(row)` of every two tasks, 0 on the diagonal; NaN for pairs that were not compared."""
+    found = pair_grid(rows, tasks, distance, np.nan, float)
+    np.fill_diagonal(found, 0)
+    return found
+
+
+def of_each(rows: pd.DataFrame, column: str) -> dict[str, float]:
+    """A value of each single task, from `column_a` or `column_b` of whichever row names the task first."""
+    known: dict[str, float] = {}
+    for row in records(rows):
+        known.setdefault(row["task_a"], number(row, f"{column}_a"))
+        known.setdefault(row["task_b"], number(row, f"{column}_b"))
+    return known
 
 
 def no_row() -> str:
@@ -66,3 +83,12 @@ def diagonal(values: Sequence[Any], dtype: type, fill: Any) -> np.ndarray:
     for i, value in enumerate(values):
         filled[i, i] = value
     return filled
+
+
+def pair_picks(tasks: Sequence[str]) -> np.ndarray:
+    """[T, T] of what a click on each square selects: the pair, or on the diagonal the task."""
+    picks: np.ndarray = np.empty((len(tasks), len(tasks)), dtype=object)
+    for i, a in enumerate(tasks):
+        for j, b in enumerate(tasks):
+            picks[i, j] = {"task": a} if i == j else {"pair": [a, b]}
+    return picks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from explorer.params import Choice
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, frame, names_axis
+from viz.charts._mark import FADED, Name, Pair, outline, stressed
 from viz.charts._tables import ordered, top
 from viz.charts._words import brief, lines, out_of, safe, short, start
 from viz.style import percent, task_colour, task_symbol
@@ -43,7 +44,16 @@ def _hover(row: pd.Series, by: str) -> str:
 
 
 @chart(title="How far each fine-tune moved", how=HOW, result="norm_profile")
-def norm_profile(result: Result, *, by: By = "layer", colours: Colours = None) -> go.Figure:
+def norm_profile(
+    result: Result,
+    *,
+    by: By = "layer",
+    pair: Pair = None,
+    task: Name = None,
+    layer: Name = None,
+    kind: Name = None,
+    colours: Colours = None,
+) -> go.Figure:
     """Length of each task vector relative to the base's weights, per layer or kind of module."""
     rows = _rows(result, by)
     if not result.tasks or rows.empty:
@@ -55,24 +65,30 @@ def norm_profile(result: Result, *, by: By = "layer", colours: Colours = None) -
         320 + 20 * legend_rows, x=what, y="relative norm (% of the base)", meta={"x": places},
         xaxis=names_axis(brief(places)), yaxis={"rangemode": "tozero", "automargin": True},
     )  # fmt: skip
-    for index, task in enumerate(result.tasks):
-        own = rows[rows["task"] == task].drop_duplicates(by)
-        at = np.array([places.index(name) for name in own[by]], dtype=float)
+    for index, name in enumerate(result.tasks):
+        own = rows[rows["task"] == name].drop_duplicates(by)
+        at = np.array([places.index(place) for place in own[by]], dtype=float)
         order = np.argsort(at, kind="stable")
         own = own.iloc[order]
-        colour = (colours or {}).get(task) or task_colour(index)
+        colour = (colours or {}).get(name) or task_colour(index)
         figure.add_scatter(
-            x=at[order], y=100 * own["relative_norm"].to_numpy(dtype=float), name=short(task),
+            x=at[order], y=100 * own["relative_norm"].to_numpy(dtype=float), name=short(name),
             # Kinds of module have no order, so no line leads from one to the next.
             mode="lines+markers" if by == "layer" else "markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 9},
+            opacity=1 if stressed(name, pair, task) else FADED,
             hovertext=[_hover(row, by) for _, row in own.iterrows()], hoverinfo="text",
+            customdata=np.array([{"task": name, by: place} for place in own[by]], dtype=object),
         )  # fmt: skip
+    chosen = layer if by == "layer" else kind
+    if chosen in places:
+        place = places.index(chosen)
+        outline(figure, (place - 0.5, place + 0.5), (0, 1), yref="paper")
     return figure
 
 
 @norm_profile.caption
-def _caption(result: Result, *, by: str, colours: Colours) -> str:
+def _caption(result: Result, *, by: str, **_: Any) -> str:
     model, rows = result.at("model"), _rows(result, by)
     moved = model[model["relative_norm"].notna() & model["task"].isin(list(result.tasks))]
     if moved.empty:
@@ -97,5 +113,5 @@ def _densest(rows: pd.DataFrame, by: str, task: str) -> str:
 
 
 @norm_profile.table
-def _table(result: Result, *, by: str, colours: Colours) -> pd.DataFrame:
+def _table(result: Result, *, by: str, **_: Any) -> pd.DataFrame:
     return _rows(result, by)[[by, "task", "norm", "relative_norm", "n", "n_changed", "changed", "share", "null"]]

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, downwards, frame, names_axis
+from viz.charts._mark import Name, Pair, outline
 from viz.charts._tables import top
 from viz.charts._words import lines, safe, short, start
 from viz.style import NEUTRAL, NEUTRAL_FAINT, percent, task_colour
@@ -73,7 +74,9 @@ def _row_label(task: str, merged: pd.DataFrame) -> str:
 
 
 @chart(title="Accuracy of the merged model", how=HOW, result="scores")
-def scores(result: Result, *, relative: Relative = False, colours: Colours = None) -> go.Figure:
+def scores(
+    result: Result, *, relative: Relative = False, pair: Pair = None, task: Name = None, colours: Colours = None
+) -> go.Figure:
     """Accuracy of the merged model per task, between chance, base and expert, with its 95 % interval.
 
     Draws whatever models are present; models of other names are earlier or pinned settings.
@@ -101,6 +104,8 @@ def scores(result: Result, *, relative: Relative = False, colours: Colours = Non
     for model in ("chance", "base", "expert"):
         _marks(figure, rows, tasks, model, model, _MARKS[model])
     _merged(figure, merged, tasks, [(colours or {}).get(t) or task_colour(i) for i, t in enumerate(tasks)])
+    for place in [i for i, name in enumerate(tasks) if name in (*(pair or ()), task)]:
+        outline(figure, (0, 1), (place - 0.45, place + 0.45), xref="paper")
     return figure
 
 
@@ -127,6 +132,7 @@ def _marks(
     figure.add_scatter(
         x=own["at"].to_numpy(dtype=float), y=np.array([tasks.index(t) for t in own["task"]], dtype=float),
         mode="markers", name=name, marker=marker, hovertext=[_hover(r) for _, r in own.iterrows()], hoverinfo="text",
+        customdata=np.array([{"task": task} for task in own["task"]], dtype=object),
     )  # fmt: skip
 
 
@@ -138,6 +144,7 @@ def _merged(figure: go.Figure, merged: pd.DataFrame, tasks: tuple[str, ...], col
         figure.add_scatter(
             x=np.array([row["at"]]), y=np.array([float(place)]), mode="markers", name="merged",
             showlegend=first == 0, hovertext=[_hover(row)], hoverinfo="text",
+            customdata=np.array([{"task": row["task"]}], dtype=object),
             error_x={"type": "data", "symmetric": False, "color": colours[place], "thickness": 2, "width": 5, **reach},
             marker={"symbol": "diamond", "size": 13, "color": colours[place], "opacity": 0.65 if _partial(row) else 1},
         )  # fmt: skip
@@ -153,7 +160,7 @@ def _right(figure: go.Figure, text: str, y: float, size: int = 13) -> None:
 
 
 @scores.caption
-def _caption(result: Result, *, relative: bool, colours: Colours) -> str:
+def _caption(result: Result, **_: Any) -> str:
     rows = _table_of(result, False)
     merged = rows[rows["model"] == "merged"]
     if merged.empty:
@@ -183,7 +190,7 @@ def _beside(rows: pd.DataFrame, merged: pd.DataFrame, value: str) -> str:
 
 
 @scores.table
-def _table(result: Result, *, relative: bool, colours: Colours) -> pd.DataFrame:
+def _table(result: Result, **_: Any) -> pd.DataFrame:
     kept = ["task", "model", "accuracy", "low", "high", "n", "n_total", "correct", "of_expert"]
     rows = _table_of(result, False)[kept]
     place = {task: i for i, task in enumerate(result.tasks)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,10 @@ import plotly.graph_objects as go
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, colour_bar, downwards, frame, ground, names_axis, symmetric_limit
+from viz.charts._mark import Name, Pair, outline_cell
 from viz.charts._tables import between, number, of_pair, ordered, pooled, top
 from viz.charts._words import against_chance, brief, grid, large, lines, out_of, points, safe, start
 from viz.style import DIVERGING, percent
-
-Pair = tuple[str, str] | None
 
 HOW = (
     "One square per layer and kind of module. For all tasks it shows the minority mass: of everything the tasks "
@@ -80,7 +79,7 @@ def _hover(row: pd.Series, measure: _Measure, whom: str) -> str:
 
 
 @chart(title="Where tasks disagree", how=HOW, result=("minority_mass", "sign_conflict"))
-def sign_conflict_map(result: Result, *, pair: Pair = None) -> go.Figure:
+def sign_conflict_map(result: Result, *, pair: Pair = None, layer: Name = None, kind: Name = None) -> go.Figure:
     """Disagreement in sign above its chance level, for each layer and kind of module.
 
     Draws `minority_mass` (all tasks) or `sign_conflict` (the chosen pair, or all pairs pooled exactly).
@@ -94,25 +93,27 @@ def sign_conflict_map(result: Result, *, pair: Pair = None) -> go.Figure:
     layers, kinds = ordered(rows, "layer"), ordered(rows, "kind")
     excess = np.full((len(kinds), len(layers)), np.nan)
     empty = lines("no such weights", "this layer has no module of this kind")
-    hover, names = grid(*excess.shape, empty), grid(*excess.shape, None)
+    hover, picks = grid(*excess.shape, empty), grid(*excess.shape, None)
     for _, row in rows.iterrows():
         at = kinds.index(row["kind"]), layers.index(row["layer"])
         excess[at] = 100 * (row[measure.value] - row["null"])
-        hover[at], names[at] = _hover(row, measure, whom), [row["layer"], row["kind"]]
+        hover[at], picks[at] = _hover(row, measure, whom), {"layer": row["layer"], "kind": row["kind"]}
     limit = symmetric_limit(excess, 1.0)
     figure = frame(
         150 + 30 * len(kinds), x="layer", y="kind of module", meta={"x": layers, "y": kinds},
         xaxis=names_axis(layers, 12), yaxis=downwards(names_axis(brief(kinds), 16, every=1)),
     )  # fmt: skip
     title = "percentage points from chance<br>← below · above chance →"
-    return ground(figure).add_heatmap(
+    ground(figure).add_heatmap(
         z=excess, zmin=-limit, zmid=0, zmax=limit, colorscale=DIVERGING, xgap=2, ygap=2, hovertext=hover,
-        hoverinfo="text", customdata=names, colorbar=colour_bar(title),
+        hoverinfo="text", customdata=picks, colorbar=colour_bar(title),
     )  # fmt: skip
+    outline_cell(figure, layers, kinds, layer, kind)
+    return figure
 
 
 @sign_conflict_map.caption
-def _caption(result: Result, *, pair: Pair) -> str:
+def _caption(result: Result, *, pair: Pair, **_: Any) -> str:
     rows, measure = _read(result, pair, "model")
     if len(result.tasks) < 2 or rows.empty or not math.isfinite(number(rows.iloc[0], measure.value)):
         return "There is no weight that two of the tasks change, so there are no signs to compare."
@@ -139,7 +140,7 @@ def _extreme(cells: pd.DataFrame, measure: _Measure) -> str:
 
 
 @sign_conflict_map.table
-def _table(result: Result, *, pair: Pair) -> pd.DataFrame:
+def _table(result: Result, *, pair: Pair, **_: Any) -> pd.DataFrame:
     rows, measure = _read(result, pair, "cell")
     shown = ["layer", "kind", measure.value, "null", measure.n, *(["n"] if "n" in rows else [])]
     return rows[shown].assign(above_null=rows[measure.value] - rows["null"])

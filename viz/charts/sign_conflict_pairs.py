@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,9 @@ import plotly.graph_objects as go
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, colour_bar, frame, ground, symmetric_limit
-from viz.charts._pairs import no_row, pair_grid, square, square_height
-from viz.charts._tables import between, model_rows, number, pooled, top
+from viz.charts._mark import Name, Pair, outline_square
+from viz.charts._pairs import no_row, pair_grid, pair_picks, square, square_height
+from viz.charts._tables import Row, between, model_rows, number, pooled, top
 from viz.charts._words import against_chance, large, lines, points, safe, start
 from viz.style import DIVERGING, count, percent
 
@@ -28,7 +30,7 @@ def _rows(result: Result) -> pd.DataFrame:
     return between(model_rows(result.table), result.tasks)
 
 
-def _hover(row: pd.Series) -> str:
+def _hover(row: Row) -> str:
     pair = f"{safe(row['task_a'])} · {safe(row['task_b'])}"
     if not math.isfinite(number(row, "conflict")):
         return lines(pair, "no weight is changed by both")
@@ -42,7 +44,7 @@ def _hover(row: pd.Series) -> str:
 
 
 @chart(title="Sign conflict between pairs of tasks", how=HOW, result="sign_conflict")
-def sign_conflict_pairs(result: Result) -> go.Figure:
+def sign_conflict_pairs(result: Result, *, pair: Pair = None, task: Name = None) -> go.Figure:
     """Percentage of shared weights that two tasks change in opposite directions, for every pair."""
     tasks = result.tasks
     if len(tasks) < 2:
@@ -56,16 +58,18 @@ def sign_conflict_pairs(result: Result) -> go.Figure:
     limit = symmetric_limit(excess, 1.0)
     title = "number: % in conflict" if len(tasks) <= 10 else "percentage points from chance"
     figure = frame(square_height(len(tasks)), x="task", y="task", **square(tasks))
-    return ground(figure).add_heatmap(
+    ground(figure).add_heatmap(
         z=excess, zmin=-limit, zmid=0, zmax=limit, colorscale=DIVERGING, xgap=1, ygap=1, hovertext=hover,
-        hoverinfo="text", text=texts if len(tasks) <= 10 else None,
+        hoverinfo="text", customdata=pair_picks(tasks), text=texts if len(tasks) <= 10 else None,
         texttemplate="%{text}" if len(tasks) <= 10 else None,
         colorbar=colour_bar(f"{title}<br>colour: ← below · above chance →"),
     )  # fmt: skip
+    outline_square(figure, tasks, pair, task)
+    return figure
 
 
 @sign_conflict_pairs.caption
-def _caption(result: Result) -> str:
+def _caption(result: Result, **_: Any) -> str:
     rows = _rows(result)
     known = rows[rows["conflict"].notna()] if len(rows) else rows
     if len(result.tasks) < 2 or known.empty:
@@ -82,6 +86,6 @@ def _caption(result: Result) -> str:
 
 
 @sign_conflict_pairs.table
-def _table(result: Result) -> pd.DataFrame:
+def _table(result: Result, **_: Any) -> pd.DataFrame:
     rows = _rows(result)
     return rows.drop(columns=["level", "layer", "layer_index", "kind", "tensor"])

@@ -57,6 +57,7 @@ def trail(result: Result, *, current: int | None = None) -> go.Figure:
     moves = rows["move"].to_numpy(dtype=float)
     complete = rows["complete"].to_numpy(dtype=bool)
     hover = [_hover(row) for _, row in rows.iterrows()]
+    picks = np.array([{"move": int(move)} for move in moves], dtype=object)
     figure = frame(
         300, x="move (number of the setting)", y="accuracy (% of the experts)",
         xaxis={"tickformat": "d", "automargin": True, "nticks": 8, "dtick": 1 if len(rows) <= 8 else None,
@@ -67,7 +68,7 @@ def trail(result: Result, *, current: int | None = None) -> go.Figure:
         figure.add_scatter(
             x=moves, y=100 * rows[column].to_numpy(dtype=float), name=name, mode="lines+markers",
             line={"color": colour, "dash": dash, "width": 2}, hovertext=hover, hoverinfo="text",
-            customdata=rows["move"].to_numpy(),
+            customdata=picks,
             marker={"color": colour, "size": 8, "symbol": [symbol if c else symbol + "-open" for c in complete]},
         )  # fmt: skip
     now = _now(rows, current)

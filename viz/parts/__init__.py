@@ -8,7 +8,7 @@ stricter policy of its own.
 from viz.parts.assets import static_paths
 from viz.parts.controls import Controls, controls_value, read_controls
 from viz.parts.mixer import Mixer, mixer_value, read_mixer
-from viz.parts.plotly_panel import PlotlyPanel, csv_text, panel_value
+from viz.parts.plotly_panel import PlotlyPanel, csv_text, panel_value, read_drag
 
 __all__ = [
     "Controls",
@@ -19,6 +19,7 @@ __all__ = [
     "mixer_value",
     "panel_value",
     "read_controls",
+    "read_drag",
     "read_mixer",
     "static_paths",
 ]

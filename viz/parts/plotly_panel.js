@@ -96,8 +96,12 @@ async function draw() {
         "hoverCompareCartesian", "toggleSpikelines"],
     };
     await Plotly.react(panel.host, structuredClone(current.figure.data), dressed(current.figure.layout), config);
-    if (!listening) panel.host.on("plotly_click", picked);
+    if (!listening) {
+      panel.host.on("plotly_click", picked);
+      panel.host.on("plotly_afterplot", placeHandle);
+    }
     listening = true;
+    placeHandle();
     panel.host.dataset.drawn = String(Number(panel.host.dataset.drawn || 0) + 1);
   } catch (error) {
     console.error("PlotlyPanel:", error);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.io.json import to_json_plotly
 
 from explorer.errors import ParameterError, sentence
+from explorer.params import Spec
 from viz import style
 from viz.export import csv_text
 from viz.parts import assets
@@ -20,6 +21,7 @@ from viz.parts import assets
 _THEMES: tuple[style.Theme, ...] = ("light", "dark")
 _SCRIPT = assets.script(
     "plotly_panel.js",
+    "plotly_panel_handle.js",
     "plotly_panel_files.js",
     css="plotly_panel.css",
     TEMPLATES={theme: style.template(theme).to_plotly_json() for theme in _THEMES},
@@ -36,7 +38,10 @@ with assets.no_stub_file():
         The value is what `panel_value` returns, `{"empty": sentence}` or None for an empty panel, or
         `{"stale": True}` to grey what is shown until the next value. The event `pick` carries
         `{"name": ..., "points": [{"x", "y", "z", "customdata", "curveNumber", "pointNumber"}, ...]}`
-        in `gr.EventData._data`. Use it as an output only; bind events with `show_progress="hidden"`.
+        in `gr.EventData._data`; `viz.charts.picked` reads it. Where the figure's `layout.meta["handle"]` asks for a
+        slider on a scale inside it, the event `drag` carries `{"name", "argument", "value", "turn"}`: the chart's
+        argument and its new value (`read_drag` checks it). Use it as an output only; bind events with
+        `show_progress="hidden"`.
         """
 
         def __init__(self, value: Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -106,10 +111,31 @@ def panel_value(
     }
 
 
+def read_drag(payload: object, specs: Sequence[Spec]) -> dict[str, Any]:
+    """The argument and value that an event `drag` carries, `{argument: value}`; empty where it is not legal.
+
+    `specs` are the chart's declared parameters. The payload comes from the browser, so only a declared argument with
+    a legal value gets through.
+    """
+    if not isinstance(payload, Mapping):
+        return {}
+    spec = next((s for s in specs if s.name == payload.get("argument")), None)
+    if spec is None or not isinstance(payload.get("value"), (int, float)):
+        return {}
+    try:
+        return {spec.name: spec.check(payload["value"], who="drag")}
+    except ParameterError:
+        return {}
+
+
+_NOT_SHOWN = ("bdata", "customdata", "meta")
+"""Parts of a figure that are never drawn: numbers, and names that must come back from a click as they are."""
+
+
 def _without_links(part: Any) -> Any:
     """A copy of a figure in which plotly's `<a>` tag is text and not a link."""
     if isinstance(part, dict):
-        return {key: inner if key == "bdata" else _without_links(inner) for key, inner in part.items()}
+        return {key: inner if key in _NOT_SHOWN else _without_links(inner) for key, inner in part.items()}
     if isinstance(part, list):
         return [_without_links(inner) for inner in part]
     return re.sub(r"<(?=/?a[\s>])", "&lt;", part, flags=re.IGNORECASE) if isinstance(part, str) else part

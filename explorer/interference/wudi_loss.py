@@ -1,0 +1,95 @@
+"""WUDI loss: how much the other tasks' updates disturb what a task's own update reacts to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from explorer.interference._api import Totals, metric
+from explorer.interference._matrices import MatrixContext
+from explorer.interference._sums import ratio
+from explorer.params import Range
+from explorer.results import count, number, text
+
+
+@metric(
+    title="WUDI layer loss",
+    on="matrix",
+    higher_is_worse=True,
+    paper="Whoever Started the Interference Should End It: Guiding Data-Free Model Merging via Task Vectors",
+    unit="share of the squared output that the task's own update gives",
+    how="A task's own update stands for the inputs it has learned from. 0: on these inputs the merged model does just "
+    "what the task wants. 1: the error is as large as the whole effect of its update. Unrelated tasks disturb each "
+    "other too, and more so the larger they are: compare with the null.",
+    columns=(
+        text("task", "task that is disturbed"),
+        number("disturbance", "loss / the loss of leaving the task's update out altogether", 0.0),
+        number("null", "disturbance when every other task reads random input directions", 0.0),
+        number("loss", "Σ ‖(M − τ_t) τ_tᵀ‖² / ‖τ_t‖² over the matrices", 0.0),
+        count("n_matrices", "matrices that the task changed"),
+    ),
+)
+def wudi_loss(deltas: Tensor, *, context: MatrixContext) -> dict[str, Tensor]:
+    """Squared disturbance of each task's own inputs by the merged update M = λ Σ τ_t.
+
+    loss_t = Σ over matrices of ‖(M − τ_t) τ_tᵀ‖² / ‖τ_t‖², with matrices as stored, outputs x inputs; the rows of τ_t
+    stand for the task's inputs. disturbance = loss_t / Σ ‖τ_t τ_tᵀ‖² / ‖τ_t‖², the same with M = 0; ≥ 0, higher means
+    more interference. `scale` λ needs no new pass: the loss is λ² C − 2 λ (1 − λ) D + (1 − λ)² O with additive
+    C = ‖R τᵀ‖²/‖τ‖², D = ⟨R τᵀ, τ τᵀ⟩/‖τ‖², O = ‖τ τᵀ‖²/‖τ‖² and R the sum of the other tasks.
+    Null: every other task's input directions turned at random, in expectation λ² Σ_{s ≠ t} ‖τ_s‖² / n + (1 − λ)² O
+    for a matrix with n columns; exact, no draw.
+    Partial sums of deltas [T, m, n]: [T] each. A matrix that the task did not change has no part in its loss.
+    Edges: rows orthogonal to all others give 0 at λ = 1, and so does one task; two equal tasks give 1; a task that
+    changed nothing gives NaN.
+    Paper: Whoever Started the Interference Should End It: Guiding Data-Free Model Merging via Task Vectors, equation 7;
+    normalisation and null are ours.
+    """
+    everything = deltas.sum(0, dtype=torch.float64)
+    squares = [float(task.double().square().sum()) for task in deltas]
+    found = []
+    for task, square in zip(deltas, squares, strict=True):
+        if not square:
+            found.append([0.0] * 5)
+            continue
+        own, rest = _products(task.double(), everything - task)
+        chance = (sum(squares) - square) / deltas.shape[2]
+        found.append([*(v / square for v in (rest[0], rest[1], own)), chance, 1])
+    table = torch.tensor(found, dtype=torch.float64).reshape(-1, 5)
+    return {key: table[:, i] for i, key in enumerate(("crossed", "mixed", "own", "chance", "used"))}
+
+
+@wudi_loss.finish
+def _(
+    total: Totals,
+    tasks: tuple[str, ...],
+    parameters: dict[str, Any],
+    *,
+    scale: Annotated[float, Range(0, 2, step=0.05), "λ: the merged update is λ times the sum of all tasks'"] = 1.0,
+) -> list[dict[str, Any]]:
+    missing = 1 - scale
+    rows = []
+    for t, task in enumerate(tasks):
+        crossed, mixed, own, chance = (float(total[key][t]) for key in ("crossed", "mixed", "own", "chance"))
+        used = int(total["used"][t])
+        loss = max(scale**2 * crossed - 2 * scale * missing * mixed + missing**2 * own, 0.0)
+        rows.append(
+            {
+                "task": task,
+                "disturbance": ratio(loss, own),
+                "null": ratio(scale**2 * chance + missing**2 * own, own),
+                "loss": loss if used else float("nan"),
+                "n_matrices": used,
+            }
+        )
+    return rows
+
+
+def _products(task: Tensor, rest: Tensor) -> tuple[float, tuple[float, float]]:
+    """‖τ τᵀ‖², and ‖R τᵀ‖² with ⟨R τᵀ, τ τᵀ⟩, over the smaller side of the matrices."""
+    if task.shape[0] <= task.shape[1]:
+        own, crossed = task @ task.T, rest @ task.T
+        return float(own.square().sum()), (float(crossed.square().sum()), float((crossed * own).sum()))
+    gram, other = task.T @ task, rest.T @ rest
+    return float(gram.square().sum()), (float((gram * other).sum()), float((gram * (task.T @ rest)).sum()))

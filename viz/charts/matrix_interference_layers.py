@@ -21,10 +21,10 @@ from viz.style import NEUTRAL, NEUTRAL_FAINT, POSITIVE, percent, task_colour, ta
 HOW = (
     "Three ways to say how the tasks' weight matrices get in each other's way. Singular task interference: how far "
     "the strongest directions of different tasks overlap at both ends of a matrix at once, as a multiple of their "
-    "strength; 1 is two equal tasks. WUDI layer loss: what the sum of all tasks disturbs on the inputs that a task's "
-    "own update reacts to, as a share of what that update does (both squared). Subspace alignment: the share of a "
-    "task's length that lies in the strongest directions of the sum; here low is bad. The grey boxes are chance: what "
-    "unrelated tasks of the same shapes and strengths would give, from the lowest to the highest of the tasks."
+    "strength; T equal tasks give (T − 1)². WUDI layer loss: what the sum of all tasks disturbs on the inputs that a "
+    "task's own update reacts to, as a share of what that update does (both squared). Subspace alignment: the share "
+    "of a task's length that lies in the strongest directions of the sum; here low is bad. The grey boxes are chance: "
+    "what unrelated tasks of the same shapes and strengths would give, from the lowest to the highest of the tasks."
 )
 
 By = Annotated[str, Choice("layer", "kind", labels=("by layer", "by kind of module")), "what the figure is split by"]
@@ -81,18 +81,21 @@ def matrix_interference_layers(result: Result, *, by: By = "layer", colours: Col
     named = [t for t in (result.tasks if result.kind != "sti" else (ALL,)) if (rows["task"] == t).any()]
     figure = frame(
         300 + 20 * -(-(len(named) + 1) // 3), x=what, y=measure.axis, meta={"x": places},
-        xaxis=names_axis(brief(places)), yaxis={"rangemode": "tozero", "automargin": True},
+        xaxis=names_axis(brief(places)),
     )  # fmt: skip
-    figure.update_yaxes(title={"text": measure.axis, "standoff": 8})
+    # alignments lie close together, far from 0
+    figure.update_yaxes(rangemode="normal" if result.kind == "sar" else "tozero")
     unit = 100 if measure.in_percent else 1
     _add_chance(figure, rows, places, by, measure)
-    for task in named:
+    for place, task in enumerate(named):
+        # beside one another where no line tells the tasks apart
+        aside = 0.6 * ((place + 0.5) / len(named) - 0.5) if by == "kind" else 0.0
         index = result.tasks.index(task) if task in result.tasks else 0
         own = rows[rows["task"] == task].drop_duplicates(by)
         own = own.assign(at=[places.index(name) for name in own[by]]).sort_values("at")
         colour = POSITIVE if task == ALL else (colours or {}).get(task) or task_colour(index)
         figure.add_scatter(
-            x=own["at"].to_numpy(dtype=float), y=unit * own["value"].to_numpy(dtype=float), name=short(task),
+            x=own["at"].to_numpy(dtype=float) + aside, y=unit * own["value"].to_numpy(dtype=float), name=short(task),
             # Kinds of module have no order, so no line leads from one to the next.
             mode="lines+markers" if by == "layer" else "markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 9},

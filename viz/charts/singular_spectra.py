@@ -60,12 +60,11 @@ def singular_spectra(result: Result, *, kind: Kind = "", scale: Scale = "linear"
         return blank(_nothing(kind))
     legend_rows = -(-(len(result.tasks) + 1) // 3)
     figure = frame(
-        330 + 20 * legend_rows, x="share of the singular directions (%)", y="squared length in them (%)",
-        xaxis={"automargin": True, "range": [0, 100]}, yaxis={"automargin": True, "range": [0, 102]},
-    )  # fmt: skip
-    figure.update_xaxes(title_standoff=8).update_yaxes(title_standoff=8)
-    if scale == "log":
-        figure.update_xaxes(type="log", range=[-1.05, 2], dtick=1)
+        330 + 20 * legend_rows, x="share of the singular directions (%)", y="squared length in them (%)"
+    ).update_yaxes(range=[0, 102])
+    figure.update_xaxes(
+        {"range": [0, 103]} if scale == "linear" else {"type": "log", "range": [-1.05, 2.04], "dtick": 1}
+    )
     for index, task in enumerate(result.tasks):
         own = drawn[drawn["task"] == task]
         own = own[own["rank_fraction"] > 0] if scale == "log" else own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from math import sqrt
 from typing import Annotated, Any
 
@@ -65,16 +66,15 @@ def sar(
     """
     merged = context.merged()
     kept = min(rank or _kept_for(merged, residual), len(merged.values))
-    shuffled = [_shuffled(d, context.generator(t)) for d, t in zip(deltas, context.tasks, strict=True)]
     total = torch.zeros(deltas.shape[1:], dtype=torch.float64, device=deltas.device)
-    for one in shuffled:
+    for one in _all_shuffled(context):
         total += one
     null = decompose(total, stable_seed("sketch", "null", context.tensor))
     whole = torch.stack([d.double().square().sum() for d in deltas]) if len(deltas) else total.new_zeros(0)
     changed = whole > 0
     return {
-        "inside": _inside(merged.left(kept), list(deltas)),
-        "null_inside": _inside(null.left(kept), shuffled),
+        "inside": _inside(merged.left(kept), deltas),
+        "null_inside": _inside(null.left(kept), _all_shuffled(context)),
         "whole": whole,
         "ranks": changed * kept,
         "sides": changed * context.side,
@@ -141,10 +141,16 @@ def _kept_for(merged: Singular, residual: float) -> int:
     return min(1 + int((left > residual**2 * merged.squared_norm).sum()), len(merged.values))
 
 
-def _inside(basis: Tensor, deltas: list[Tensor]) -> Tensor:
+def _inside(basis: Tensor, deltas: Iterable[Tensor]) -> Tensor:
     """‖Π τ_t‖² for each task, [T]."""
     squares = [(basis.T @ d.double()).square().sum() for d in deltas]
     return torch.stack(squares) if squares else basis.new_zeros(0)
+
+
+def _all_shuffled(context: MatrixContext) -> Iterator[Tensor]:
+    """Every task's matrix shuffled, one at a time and always the same: keeping them would cost T copies."""
+    for delta, task in zip(context.deltas, context.tasks, strict=True):
+        yield _shuffled(delta, context.generator(task))
 
 
 def _shuffled(delta: Tensor, generator: torch.Generator) -> Tensor:

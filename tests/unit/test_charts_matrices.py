@@ -54,8 +54,8 @@ def test_spectra_name_who_needs_least_and_most() -> None:
     caption = SPECTRA.caption_of(spectrum(("a", "b", "c")))
     chance = np.interp(0.9, np.array([0.5, 1.0]) ** 0.7, [0.5, 1.0])
     assert caption == (
-        f"In the whole model, 90 % of a's squared length lies in {100 * 480 / 4608:.1f} % of its directions, where chance "
-        f"would need {100 * chance:.1f} %; c needs most, {100 * 482 / 4608:.1f} %."
+        f"In the whole model, 90 % of a's squared length lies in {100 * 480 / 4608:.1f} % of its directions, where "
+        f"chance would need {100 * chance:.1f} %; c needs most, {100 * 482 / 4608:.1f} %."
     )
 
 

@@ -13,7 +13,7 @@ from explorer.compute import singular
 from explorer.compute.source import StateDictSource
 from explorer.errors import Cancelled
 from explorer.executor import CancelToken, Progress, SerialExecutor, ThreadExecutor
-from explorer.interference import METRICS, _matrix_pass, collect, survey
+from explorer.interference import METRICS, _matrix_pass, collect, survey, wudi_loss
 from explorer.interference._matrices import matrix_shape
 from explorer.interference.spectrum import GRID, random_energy
 from explorer.results import Result
@@ -143,13 +143,13 @@ def test_a_sketched_survey_stays_within_its_bound(monkeypatch: pytest.MonkeyPatc
     exact = {name: found(name, *tasks, **ranked[name]) for name in NAMES}
     monkeypatch.setattr(singular, "EXACT_SIDE", 100)
     monkeypatch.setattr(_matrix_pass, "EXACT_SIDE", 100)
+    monkeypatch.setattr(wudi_loss, "EXACT_SIDE", 100)
     monkeypatch.setattr(singular, "SKETCH", 40)
     for name in NAMES:
         result = result_of(name, *tasks, **ranked[name])
         assert result.provenance["matrices_sketched"] == 1 and "directions" in result.provenance["sketch"]
         rows = result.at("model")
-        if name != "wudi_loss":
-            assert (rows.n_sketched == 1).all() and (exact[name].n_sketched == 0).all()
+        assert (rows.n_sketched == 1).all() and (exact[name].n_sketched == 0).all()
         shown = {"sti": "sti", "sar": "alignment", "spectrum": "energy", "subspace_overlap": "overlap",
                  "row_space_interference": "interference", "wudi_loss": "disturbance"}[name]  # fmt: skip
         if name == "spectrum":
@@ -159,6 +159,22 @@ def test_a_sketched_survey_stays_within_its_bound(monkeypatch: pytest.MonkeyPatc
             assert (missing > -1e-12).all() and (missing < 1e-4).all()
         else:
             np.testing.assert_allclose(rows[shown], exact[name][shown], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(130, 160), (160, 130)])
+def test_an_estimated_wudi_loss_is_right_on_average_and_within_its_error(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    tasks = [gaussian(*shape, s) + 3 * gaussian(*shape, 50, rank=2) for s in range(3)]
+    exact = found("wudi_loss", *tasks, scale=0.8)
+    for module in (singular, wudi_loss):
+        monkeypatch.setattr(module, "EXACT_SIDE", 100)
+    monkeypatch.setattr(singular, "SKETCH", 10)
+    sketched = found("wudi_loss", *tasks, scale=0.8)
+    assert (sketched.loss != exact.loss).all()
+    np.testing.assert_allclose(sketched.loss, exact.loss, rtol=0.05)
+    np.testing.assert_allclose(sketched.disturbance, exact.disturbance, rtol=0.05)
+    assert (sketched.n_sketched == 1).all() and sketched.null.tolist() != exact.null.tolist()
 
 
 def test_what_counts_as_a_matrix() -> None:

@@ -101,7 +101,7 @@ def test_the_null_of_subspace_overlap_and_its_spread() -> None:
     assert null == pytest.approx((4 / 9 + 4 / 12) / 2)
     seen = np.array([v.overlap for v in values])
     assert abs(seen.mean() - null) < 4 * spread / np.sqrt(len(seen))
-    assert seen.std() == pytest.approx(spread, rel=0.25)
+    assert seen.std() == pytest.approx(spread, rel=0.15)
 
 
 def test_the_nulls_of_row_space_interference_and_wudi_are_means_of_squares() -> None:
@@ -122,6 +122,10 @@ def test_the_null_of_subspace_alignment_is_what_unrelated_tasks_show() -> None:
     like = gaussian(40, 50, 9, rank=6)
     shared = found("sar", like, like, like, like, rank=5)
     assert (shared.alignment > shared.null + 0.1).all()
+    row = torch.zeros(20, 30, dtype=torch.float64)
+    row[3] = 1  # all write the same output: signs alone would not take that apart
+    alone = found("sar", row, row, row, row, rank=1)
+    assert (alone.alignment > 0.999).all() and (alone.null < 0.99).any()
 
 
 def test_the_spectrum_of_noise_is_its_null() -> None:

@@ -38,9 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
-    survey = _models_command(commands, "survey", "every interference metric as tables")
+    survey = _models_command(commands, "survey", "interference metrics as tables")
     survey.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
-    survey.add_argument("--metrics", nargs="+", metavar="NAME", help="only these metrics")
+    only = "only these metrics; all: also those that decompose matrices, which take longest"
+    survey.add_argument("--metrics", nargs="+", metavar="NAME", help=only)
     survey.add_argument(
         "--trim-density",
         type=float,

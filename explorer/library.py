@@ -83,7 +83,7 @@ def survey_state_dicts(
     trim_density: float = 1.0,
     policy: str = "refuse",
 ) -> dict[str, Result]:
-    """Interference metrics (None: all) of state dicts in memory, one table per metric."""
+    """Interference metrics (None: all but those on matrices; ["all"]) of state dicts in memory, one table each."""
     names = _aligned(base, tasks, policy)
     source = StateDictSource(base, _fitted(base, tasks, names), names)
     return survey(source, metrics=metrics, trim_density=trim_density, executor=ThreadExecutor(2))
@@ -99,7 +99,7 @@ def survey_checkpoints(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Result]:
-    """Interference metrics (None: all) of checkpoints on disk, read lazily in one pass."""
+    """Interference metrics (None: all but those on matrices; ["all"]) of checkpoints on disk, read lazily."""
     base_checkpoint, checkpoints = open_all(base, tasks)
     alignment = align(base_checkpoint, checkpoints)
     models = OpenModels(base_checkpoint, alignment.tasks, alignment, alignment.require(policy), policy)

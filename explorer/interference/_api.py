@@ -9,6 +9,10 @@
 Parameters declared by the partial function need a new pass when they change; keyword-only parameters declared by the
 finish function do not. Keys of partial sums that start with `null_` may depend on the seed and on where chunks are
 cut; every other key must be the same however the weights are cut.
+
+A metric on="matrix" sees one whole matrix of every task instead, deltas [T, m, n], and its context is a
+`_matrices.MatrixContext`, which shares one decomposition per task among all such metrics. Its sums add up over
+matrices.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from explorer.seeds import stable_seed
 
 Partial = Callable[..., dict[str, Tensor]]
 Rows = list[dict[str, Any]] | dict[str, Any]
-SEES = ("raw", "trimmed")
+SEES = ("raw", "trimmed", "matrix")
 
 
 class Totals(dict[str, np.ndarray]):
@@ -131,6 +135,15 @@ class Metric:
 METRICS: Registry[Metric] = Registry("metric", "explorer.interference")
 
 
+def chosen_names(metrics: Sequence[str] | None) -> tuple[str, ...]:
+    """Names of the metrics asked for, each once, those on="matrix" last; None: all others; ["all"]: every one."""
+    every = METRICS.names()
+    asked = every if metrics is None or list(metrics) == ["all"] else tuple(dict.fromkeys(metrics))
+    sees_matrices = [n for n in asked if n in METRICS and METRICS.get(n).on == "matrix"]
+    others = tuple(n for n in asked if n not in sees_matrices)
+    return others if metrics is None else (*others, *sees_matrices)
+
+
 def metric(
     *,
     title: str,
@@ -151,7 +164,7 @@ def metric(
     def register(function: Partial) -> Metric:
         called = name or getattr(function, "__name__", "")
         if on not in SEES:
-            raise TypeError(f"metric {called}: on must be raw or trimmed; got {on!r}")
+            raise TypeError(f"metric {called}: on must be raw, trimmed or matrix; got {on!r}")
         if "null" not in {c.name for c in columns}:
             raise TypeError(f"metric {called}: needs a column `null`: a number without its null is not evidence")
         empty = [k for k, v in {"title": title, "paper": paper, "unit": unit, "how": how}.items() if not v]

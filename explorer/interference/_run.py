@@ -18,7 +18,8 @@ from explorer.compute import select
 from explorer.compute.source import Chunk, Source, arithmetic_dtype, base_chunk, chunks, deltas, numel
 from explorer.errors import CheckpointError, ParameterError, UnknownNameError, all_problems, near, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, ThreadExecutor
-from explorer.interference._api import METRICS, Context, Metric, Partial
+from explorer.interference._api import METRICS, Context, Metric, Partial, chosen_names
+from explorer.interference._matrix_pass import with_matrices
 from explorer.interference._survey import Planned, Sums, Survey
 from explorer.params import Choice, Range, check_values, specs_of
 from explorer.results import Result
@@ -57,8 +58,10 @@ def collect(
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
 ) -> Survey:
-    """The additive sums of several metrics (None: all) over a source, from one pass over its chunks.
+    """The additive sums of several metrics over a source, from one pass over its chunks.
 
+    `metrics` None takes every metric that sees weights in pieces; those on="matrix", which decompose whole matrices in
+    a pass of their own, are computed only when named, or with ["all"].
     `parameters` are values by metric name. Metrics `on="trimmed"` see, of each task vector, only the entries
     |τ_t| ≥ its exact whole-model threshold for `trim_density` (ties are kept, as the published TIES code does); 1
     keeps all and saves the two passes that find the thresholds. `denominator` "changed" takes the density of the
@@ -71,10 +74,11 @@ def collect(
     started = time.perf_counter()
     rules = check_values(SURVEY_SPECS, {"trim_density": trim_density, "denominator": denominator}, who="survey")
     planned, jobs = _plan(metrics, parameters or {}, rules["denominator"], source.tasks)
+    jobs, matrix_jobs = [j for j in jobs if j.on != "matrix"], [j for j in jobs if j.on == "matrix"]
     pool = executor or ThreadExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     trims = any(job.on == "trimmed" for job in jobs) and rules["trim_density"] < 1
     thresholds = _thresholds(source, rules["trim_density"], rules["denominator"], pool, cancel) if trims else None
-    pieces = [*chunks(source), *(Chunk(name, 0, 0) for name in source.names if not numel(source, name))]
+    pieces = [*chunks(source), *(Chunk(name, 0, 0) for name in source.names if not numel(source, name))] if jobs else []
     work = partial(_chunk_sums, source, jobs, thresholds)
     sums: dict[str, tuple[Sums, ...]] = {}
     found = pool.map(work, pieces, total=len(pieces), label="survey", progress=progress, cancel=cancel)
@@ -82,7 +86,10 @@ def collect(
         sums[chunk.name] = _added(sums[chunk.name], several) if chunk.name in sums else several
     nothing = tuple(_sums(job, torch.zeros((len(source.tasks), 0)), _context(source, None)) for job in jobs)
     provenance = {**_origin(source, thresholds), **rules, "seconds": round(time.perf_counter() - started, 3)}
-    return Survey(source.tasks, {n: groups(n) for n in source.names}, planned, sums, nothing, provenance)
+    made = Survey(source.tasks, {n: groups(n) for n in source.names}, planned, sums, nothing, provenance)
+    if not matrix_jobs:
+        return made
+    return with_matrices(made, source, matrix_jobs, refuse=_not_finite, executor=pool, progress=progress, cancel=cancel)
 
 
 def _origin(source: Source, thresholds: Tensor | None) -> dict[str, Any]:
@@ -108,7 +115,7 @@ def survey(
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
 ) -> dict[str, Result]:
-    """One table per metric (None: all), at model, layer, kind, cell and tensor level, from one pass; see `collect`."""
+    """One table per metric, at model, layer, kind, cell and tensor level; see `collect`."""
     found = collect(
         source,
         metrics,
@@ -127,7 +134,7 @@ def _plan(
     metrics: Sequence[str] | None, parameters: Mapping[str, Mapping[str, Any]], denominator: str, tasks: tuple[str, ...]
 ) -> tuple[dict[str, Planned], list[_Job]]:
     """What each metric reads, and the distinct partial functions to call. Raises with every problem at once."""
-    names = METRICS.names() if metrics is None else tuple(dict.fromkeys(metrics))
+    names = chosen_names(metrics)
     unknown = [
         sentence("metric", "must be a known name", repr(n), near(n, METRICS.names())) for n in names if n not in METRICS
     ]

@@ -165,7 +165,7 @@ def test_mixed_precision_sources_are_surveyed() -> None:
     ("changes", "complaint"),
     [
         ({"columns": (number("x", "x"),)}, "needs a column `null`"),
-        ({"on": "both"}, "on must be raw or trimmed"),
+        ({"on": "both"}, "on must be raw, trimmed or matrix"),
         ({"how": ""}, "lacks how"),
         ({"name": "cosine"}, "registered twice"),
     ],

@@ -100,6 +100,7 @@ def matrix_interference_layers(result: Result, *, by: By = "layer", colours: Col
             mode="lines+markers" if by == "layer" else "markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 9},
             hovertext=[_hover(row, by, measure) for _, row in own.iterrows()], hoverinfo="text",
+            customdata=np.array([{**({} if task == ALL else {"task": task}), by: p} for p in own[by]], dtype=object),
         )  # fmt: skip
     return figure
 

@@ -36,12 +36,12 @@ Scale = Annotated[
 ]
 
 
-def _rows(result: Result, kind: str) -> pd.DataFrame:
+def _rows(result: Result, kind: str | None) -> pd.DataFrame:
     rows = result.at("kind", kind=kind) if kind else model_rows(result.table)
     return rows[rows["task"].isin(list(result.tasks))].reset_index(drop=True)
 
 
-def _where(kind: str) -> str:
+def _where(kind: str | None) -> str:
     return kind or WHOLE
 
 
@@ -78,17 +78,18 @@ def singular_spectra(
             name=short(task), mode="lines+markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 5},
             hovertext=[_hover(row, kind) for _, row in own.iterrows()], hoverinfo="text",
+            customdata=np.array([{"task": task}] * len(own), dtype=object),
         )  # fmt: skip
     _add_chance(figure, drawn, scale)
     return _add_line(figure, scale)
 
 
-def _nothing(kind: str) -> str:
+def _nothing(kind: str | None) -> str:
     where = f" of kind {kind}" if kind else ""
     return f"There is nothing to show yet: no task changed a weight matrix{where}."
 
 
-def _hover(row: pd.Series, kind: str) -> str:
+def _hover(row: pd.Series, kind: str | None) -> str:
     known = math.isfinite(row["effective_rank"])
     return lines(
         f"{safe(row['task'])} · {safe(_where(kind))}",

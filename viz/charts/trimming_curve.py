@@ -85,6 +85,7 @@ def trimming_curve(result: Result, *, density: Density = 0.2, colours: Colours =
             name=short(task), legendgroup=f"task {index}", mode="lines+markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 5},
             hovertext=[_hover(row) for _, row in own.iterrows()], hoverinfo="text",
+            customdata=np.array([{"task": task}] * len(own), dtype=object),
         )  # fmt: skip
     return _mark(figure, _marked(rows, density), result.tasks, colours)
 
@@ -101,6 +102,7 @@ def _mark(figure: go.Figure, now: pd.DataFrame, tasks: tuple[str, ...], colours:
             x=np.array([at]), y=100 * own["kept"].to_numpy(dtype=float), mode="markers", showlegend=False,
             legendgroup=f"task {index}", hovertext=[_hover(row) for _, row in own.iterrows()], hoverinfo="text",
             marker={"color": _colour(task, index, colours), "symbol": task_symbol(index), "size": 11},
+            customdata=np.array([{"task": task}] * len(own), dtype=object),
         )  # fmt: skip
     return figure
 

@@ -42,12 +42,12 @@ def test_spectra_of_one_kind_and_on_a_logarithmic_scale() -> None:
     own = result.at("kind", kind="mlp in", task="spam")
     np.testing.assert_allclose(figure["data"][6]["y"], 100 * own.energy[own.rank_fraction > 0])
     assert figure["layout"]["xaxis"]["type"] == "log" and (figure["data"][-1]["x"] > 0).all()
-    for kind in ("norm", "nonsense"):
-        nothing = SPECTRA(result, kind=kind)
-        assert not nothing.data and kind in nothing.layout.annotations[0].text.replace("<br>", " ")
-        assert SPECTRA.caption_of(result, kind=kind) == (
-            f"There is nothing to show yet: no task changed a weight matrix of kind {kind}."
-        )
+    nothing = SPECTRA(result, kind="norm")
+    assert not nothing.data and "norm" in nothing.layout.annotations[0].text.replace("<br>", " ")
+    assert SPECTRA.caption_of(result, kind="norm") == (
+        "There is nothing to show yet: no task changed a weight matrix of kind norm."
+    )
+    assert SPECTRA.caption_of(result, kind="nonsense") == SPECTRA.caption_of(result)  # of other models
 
 
 def test_spectra_name_who_needs_least_and_most() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from explorer.params import Choice
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, frame, names_axis
+from viz.charts._mark import FADED, Name, Pair, outline, stressed
 from viz.charts._tables import model_rows, ordered, top
 from viz.charts._words import brief, lines, safe, short, start
 from viz.style import NEUTRAL, NEUTRAL_FAINT, POSITIVE, percent, task_colour, task_symbol
@@ -71,7 +72,16 @@ def _hover(row: pd.Series, by: str, measure: _Measure) -> str:
 
 
 @chart(title="Interference between matrices", how=HOW, result=("sti", "wudi_loss", "sar"))
-def matrix_interference_layers(result: Result, *, by: By = "layer", colours: Colours = None) -> go.Figure:
+def matrix_interference_layers(
+    result: Result,
+    *,
+    by: By = "layer",
+    pair: Pair = None,
+    task: Name = None,
+    layer: Name = None,
+    kind: Name = None,
+    colours: Colours = None,
+) -> go.Figure:
     """Singular task interference, WUDI loss or subspace alignment per layer or kind of module, beside chance."""
     measure, rows = _MEASURES[result.kind], _rows(result, by)
     if rows.empty:
@@ -87,21 +97,25 @@ def matrix_interference_layers(result: Result, *, by: By = "layer", colours: Col
     figure.update_yaxes(rangemode="normal" if result.kind == "sar" else "tozero")
     unit = 100 if measure.in_percent else 1
     _add_chance(figure, rows, places, by, measure)
-    for place, task in enumerate(named):
+    for place, name in enumerate(named):
         # beside one another where no line tells the tasks apart
         aside = 0.6 * ((place + 0.5) / len(named) - 0.5) if by == "kind" else 0.0
-        index = result.tasks.index(task) if task in result.tasks else 0
-        own = rows[rows["task"] == task].drop_duplicates(by)
-        own = own.assign(at=[places.index(name) for name in own[by]]).sort_values("at")
-        colour = POSITIVE if task == ALL else (colours or {}).get(task) or task_colour(index)
+        index = result.tasks.index(name) if name in result.tasks else 0
+        own = rows[rows["task"] == name].drop_duplicates(by)
+        own = own.assign(at=[places.index(p) for p in own[by]]).sort_values("at")
+        colour = POSITIVE if name == ALL else (colours or {}).get(name) or task_colour(index)
         figure.add_scatter(
-            x=own["at"].to_numpy(dtype=float) + aside, y=unit * own["value"].to_numpy(dtype=float), name=short(task),
+            x=own["at"].to_numpy(dtype=float) + aside, y=unit * own["value"].to_numpy(dtype=float), name=short(name),
             # Kinds of module have no order, so no line leads from one to the next.
             mode="lines+markers" if by == "layer" else "markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 9},
+            opacity=1 if name == ALL or stressed(name, pair, task) else FADED,
             hovertext=[_hover(row, by, measure) for _, row in own.iterrows()], hoverinfo="text",
-            customdata=np.array([{**({} if task == ALL else {"task": task}), by: p} for p in own[by]], dtype=object),
+            customdata=np.array([{**({} if name == ALL else {"task": name}), by: p} for p in own[by]], dtype=object),
         )  # fmt: skip
+    chosen = layer if by == "layer" else kind
+    if chosen in places:
+        outline(figure, (places.index(chosen) - 0.5, places.index(chosen) + 0.5), (0, 1), yref="paper")
     return figure
 
 
@@ -121,7 +135,7 @@ def _add_chance(figure: go.Figure, rows: pd.DataFrame, places: list[str], by: st
 
 
 @matrix_interference_layers.caption
-def _caption(result: Result, *, by: str, colours: Colours) -> str:
+def _caption(result: Result, *, by: str, **_: Any) -> str:
     measure, model = _MEASURES[result.kind], _rows(result, "model")
     if model.empty:
         return "No task changed a weight matrix, so there is nothing to compare with chance."
@@ -159,7 +173,7 @@ def _extreme(rows: pd.DataFrame, by: str, measure: _Measure, low_is_bad: bool) -
 
 
 @matrix_interference_layers.table
-def _table(result: Result, *, by: str, colours: Colours) -> pd.DataFrame:
+def _table(result: Result, *, by: str, **_: Any) -> pd.DataFrame:
     measure = _MEASURES[result.kind]
     task = [] if result.kind == "sti" else ["task"]
     return _rows(result, by)[[by, *task, measure.value, "null", "n_matrices"]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from explorer.params import Choice
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, frame
+from viz.charts._mark import FADED, Name, Pair, stressed
 from viz.charts._tables import model_rows, top
 from viz.charts._words import lines, safe, short, start
 from viz.style import NEUTRAL, count, percent, task_colour, task_symbol
@@ -30,7 +31,6 @@ WHOLE = "the whole model"
 MOST = 0.9
 
 Colours = Mapping[str, str] | None
-Kind = str | None
 Scale = Annotated[
     str, Choice("linear", "log", labels=("all directions alike", "the strongest in detail")), "scale of the directions"
 ]
@@ -39,6 +39,11 @@ Scale = Annotated[
 def _rows(result: Result, kind: str | None) -> pd.DataFrame:
     rows = result.at("kind", kind=kind) if kind else model_rows(result.table)
     return rows[rows["task"].isin(list(result.tasks))].reset_index(drop=True)
+
+
+def _known(result: Result, kind: Name) -> Name:
+    """The chosen kind, where the result has it; else the whole model."""
+    return kind if kind and len(result.at("kind", kind=kind)) else None
 
 
 def _where(kind: str | None) -> str:
@@ -53,9 +58,16 @@ def _needed(own: pd.DataFrame) -> float:
 
 @chart(title="How many directions a task needs", how=HOW, result="spectrum")
 def singular_spectra(
-    result: Result, *, kind: Kind = None, scale: Scale = "linear", colours: Colours = None
+    result: Result,
+    *,
+    kind: Name = None,
+    scale: Scale = "linear",
+    pair: Pair = None,
+    task: Name = None,
+    colours: Colours = None,
 ) -> go.Figure:
     """Cumulative energy of the singular values of each task, over the share of directions kept, beside chance."""
+    kind = _known(result, kind)
     rows = _rows(result, kind)
     drawn = rows[rows["energy"].notna()]
     if drawn.empty:
@@ -67,18 +79,19 @@ def singular_spectra(
     figure.update_xaxes(
         {"range": [0, 103]} if scale == "linear" else {"type": "log", "range": [-1.05, 2.04], "dtick": 1}
     )
-    for index, task in enumerate(result.tasks):
-        own = drawn[drawn["task"] == task]
+    for index, name in enumerate(result.tasks):
+        own = drawn[drawn["task"] == name]
         own = own[own["rank_fraction"] > 0] if scale == "log" else own
         if own.empty:
             continue
-        colour = (colours or {}).get(task) or task_colour(index)
+        colour = (colours or {}).get(name) or task_colour(index)
         figure.add_scatter(
             x=100 * own["rank_fraction"].to_numpy(dtype=float), y=100 * own["energy"].to_numpy(dtype=float),
-            name=short(task), mode="lines+markers", line={"color": colour, "width": 2},
+            name=short(name), mode="lines+markers", line={"color": colour, "width": 2},
+            opacity=1 if stressed(name, pair, task) else FADED,
             marker={"color": colour, "symbol": task_symbol(index), "size": 5},
             hovertext=[_hover(row, kind) for _, row in own.iterrows()], hoverinfo="text",
-            customdata=np.array([{"task": task}] * len(own), dtype=object),
+            customdata=np.array([{"task": name}] * len(own), dtype=object),
         )  # fmt: skip
     _add_chance(figure, drawn, scale)
     return _add_line(figure, scale)
@@ -128,7 +141,8 @@ def _add_line(figure: go.Figure, scale: str) -> go.Figure:
 
 
 @singular_spectra.caption
-def _caption(result: Result, *, kind: str, scale: str, colours: Colours) -> str:
+def _caption(result: Result, *, kind: Name, **_: Any) -> str:
+    kind = _known(result, kind)
     rows = _rows(result, kind)
     firsts = rows.drop_duplicates("task")
     if firsts.empty or not (firsts["n_matrices"] > 0).any():
@@ -152,6 +166,6 @@ def _chance_needs(own: pd.DataFrame) -> float:
 
 
 @singular_spectra.table
-def _table(result: Result, *, kind: str, scale: str, colours: Colours) -> pd.DataFrame:
+def _table(result: Result, *, kind: Name, **_: Any) -> pd.DataFrame:
     shown = ["task", "rank_fraction", "energy", "null", "effective_rank", "rank_90", "full_rank", "n_matrices"]
-    return _rows(result, kind)[shown]
+    return _rows(result, _known(result, kind))[shown]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from explorer.params import Range
 from explorer.results import Result
 from viz.charts._api import chart
 from viz.charts._figure import blank, frame
+from viz.charts._mark import FADED, Name, Pair, stressed
 from viz.charts._tables import model_rows, top
 from viz.charts._words import against_chance, counted, lines, safe, short, start
 from viz.style import NEUTRAL, percent, task_colour, task_symbol
@@ -61,7 +62,9 @@ def _share(density: float) -> str:
 
 
 @chart(title="How much a trim leaves of each task vector", how=HOW, result="redundancy")
-def trimming_curve(result: Result, *, density: Density = 0.2, colours: Colours = None) -> go.Figure:
+def trimming_curve(
+    result: Result, *, density: Density = 0.2, pair: Pair = None, task: Name = None, colours: Colours = None
+) -> go.Figure:
     """Share of each task vector's norm that its largest weights hold, for every density."""
     rows = _rows(result)
     if rows.empty:
@@ -76,16 +79,17 @@ def trimming_curve(result: Result, *, density: Density = 0.2, colours: Colours =
     )  # fmt: skip
     figure.update_layout(legend={"tracegroupgap": 0})
     _add_chance(figure, rows, result.tasks, colours)
-    for index, task in enumerate(result.tasks):
-        own, colour = rows[rows["task"] == task], _colour(task, index, colours)
+    for index, name in enumerate(result.tasks):
+        own, colour = rows[rows["task"] == name], _colour(name, index, colours)
         if own.empty:
             continue
         figure.add_scatter(
             x=100 * own["density"].to_numpy(dtype=float), y=100 * own["kept"].to_numpy(dtype=float),
-            name=short(task), legendgroup=f"task {index}", mode="lines+markers", line={"color": colour, "width": 2},
+            name=short(name), legendgroup=f"task {index}", mode="lines+markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": 5},
+            opacity=1 if stressed(name, pair, task) else FADED,
             hovertext=[_hover(row) for _, row in own.iterrows()], hoverinfo="text",
-            customdata=np.array([{"task": task}] * len(own), dtype=object),
+            customdata=np.array([{"task": name}] * len(own), dtype=object),
         )  # fmt: skip
     return _mark(figure, _marked(rows, density), result.tasks, colours)
 
@@ -127,7 +131,7 @@ def _colour(task: str, index: int, colours: Colours) -> str:
 
 
 @trimming_curve.caption
-def _caption(result: Result, *, density: float, colours: Colours) -> str:
+def _caption(result: Result, *, density: float, **_: Any) -> str:
     rows = _rows(result)
     if rows.empty:
         return "No task changed a weight, so there is nothing to trim."
@@ -146,6 +150,6 @@ def _caption(result: Result, *, density: float, colours: Colours) -> str:
 
 
 @trimming_curve.table
-def _table(result: Result, *, density: float, colours: Colours) -> pd.DataFrame:
+def _table(result: Result, *, density: float, **_: Any) -> pd.DataFrame:
     rows = _rows(result)
     return rows.drop(columns=["level", "layer", "layer_index", "kind", "tensor"])

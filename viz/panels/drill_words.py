@@ -17,8 +17,9 @@ from viz.panels.words import note, table
 from viz.style import percent
 
 PAIRS_SHOWN = 10
-CHOOSE = note("Zoom in until one square is one weight, and click it: here you then see what every task wants of it.")
-LISTING = note("Looking for the most disputed weights …")
+_CHOOSE = "Zoom in until one square is one weight, and click it: here you then see what every task wants of it."
+CHOOSE = f'<div class="explorer-about">{note(_CHOOSE)}</div>'
+LISTING = f'<div class="explorer-about">{note("Looking for the most disputed weights …")}</div>'
 
 
 def caption(asked: Asked, shape: Sequence[int], pyramid: Pyramid) -> str:
@@ -42,7 +43,7 @@ def caption(asked: Asked, shape: Sequence[int], pyramid: Pyramid) -> str:
         said += "No weight here is changed by two tasks. "
     if asked.order == "stored":
         return said + "Neighbours in a matrix mean little, so weights as stored look like noise: try another order."
-    return said + f"Order: {ORDERS[asked.order]}, the largest minority mass first."
+    return said + f"Order: {ORDERS[asked.order]}, the largest minority mass first; sorting gives a gradient even to noise."
 
 
 def marks(found: Result, pyramid: Pyramid | None = None) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ def weight(found: Result) -> str:
     lines = "".join(f"<p>{escape(line)}</p>" for line in (where, vote, merged))
     numeric = ("change", "its own weight", "merged")
     body = table(shown, caption="What every task wants of this weight", numeric=numeric)
-    return _titled("One weight", f'<div class="explorer-about">{lines}</div>{body}')
+    return _titled("One weight", lines + body)
 
 
 def profile(found: Result, pair: tuple[str, str] | None) -> str:
@@ -145,7 +146,8 @@ def profile(found: Result, pair: tuple[str, str] | None) -> str:
 
 
 def _titled(title: str, html: str) -> str:
-    return f'<h4 class="explorer-part">{escape(title)}</h4>{html}'
+    heading = f'<h4 style="margin: 14px 0 6px; font-size: 14px; font-weight: 600">{escape(title)}</h4>'
+    return f'<div class="explorer-about">{heading}{html}</div>'
 
 
 def number(value: float) -> str:

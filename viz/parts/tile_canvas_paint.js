@@ -1,5 +1,4 @@
 // From numbers 0-255 to colours, and from blocks to the canvas.
-const CHANCE_LIMIT = 127; // percentage points from chance at full colour: set from what is shown
 const hex = (text) => [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
 const isColour = (text) => /^#[0-9a-f]{6}$/i.test(text);
 const blend = (a, b, share) => a.map((x, k) => x + (b[k] - x) * share);
@@ -10,18 +9,17 @@ function look() {
     up: hex(UP), down: hex(DOWN) };
 }
 
-// The colour of one block for each way to colour; `half` 0 is its upper, 1 its lower half.
+// The colour of one block for each way to colour; `half` 0 is its upper, 1 its lower half. `fit` says from where to
+// where the shares of the blocks shown reach: blocks of many weights differ little, so their colours are stretched.
 const WAYS = {
-  direction(c, at, half, ink) {
-    const turn = (c.direction[at] - 128) / 127, clash = c.clash[at] / 255;
-    const left = Math.max(0, 1 - Math.abs(turn) - clash);
-    const side = turn > 0 ? ink.up : ink.down;
-    const full = ink.ink.map((x, k) => clash * x + Math.abs(turn) * side[k] + left * ink.rest[k]);
-    return blend(ink.paper, full, c.strength[at] ? 0.1 + 0.9 * (c.strength[at] / 255) : 0);
+  direction(c, at, half, ink, fit) {
+    const turn = (c.direction[at] - 128) / 127 / fit.turn, clash = (c.clash[at] / 255 - fit.low) / (fit.high - fit.low);
+    const agreed = blend(ink.rest, turn > 0 ? ink.up : ink.down, Math.min(Math.abs(turn), 1));
+    return blend(ink.paper, blend(agreed, ink.ink, clamp(clash, 0, 1)), c.strength[at] ? 0.12 + 0.88 * (c.strength[at] / 255) : 0);
   },
-  chance(c, at, half, ink, limit) {
+  chance(c, at, half, ink, fit) {
     if (!c.excess[at]) return ink.paper;
-    const above = clamp((c.excess[at] - 128) / limit, -1, 1);
+    const above = clamp((c.excess[at] - 128) / fit.chance, -1, 1);
     return blend(dark ? [58, 65, 80] : [238, 240, 244], above > 0 ? ink.up : ink.down, Math.abs(above));
   },
   tasks(c, at, half, ink) {
@@ -40,13 +38,13 @@ function paintImage(tiles) {
   tiles.picture.height = Math.max(2 * rows, 1);
   if (!rows || !cols) return;
   const image = new ImageData(cols, 2 * rows), way = WAYS[part.colour.value];
-  tiles.limit = Math.max(chanceLimit(c.excess), 1);
+  tiles.fit = fitOf(tiles);
   for (let row = 0; row < rows; row += 1) {
     for (let col = 0; col < cols; col += 1) {
       const at = row * cols + col, empty = !c.n[at];
       for (let half = 0; half < 2; half += 1) {
         const to = 4 * ((2 * row + half) * cols + col);
-        const [r, g, b] = way(c, at, half, ink, tiles.limit);
+        const [r, g, b] = way(c, at, half, ink, tiles.fit);
         image.data[to] = r, image.data[to + 1] = g, image.data[to + 2] = b, image.data[to + 3] = empty ? 0 : 255;
       }
     }
@@ -54,12 +52,15 @@ function paintImage(tiles) {
   tiles.picture.getContext("2d").putImageData(image, 0, 0);
 }
 
-// The distance from chance that most blocks stay within.
-function chanceLimit(excess) {
-  const far = [];
-  for (const x of excess) if (x) far.push(Math.abs(x - 128));
-  far.sort((a, b) => a - b);
-  return far.length ? far[Math.floor(0.98 * (far.length - 1))] : CHANCE_LIMIT;
+// Single weights use the whole range of colours; blocks use it for what most of them lie within.
+function fitOf(tiles) {
+  const c = tiles.channels, some = [...c.strength.keys()].filter((at) => c.strength[at]);
+  const nth = (values, share) => values.sort((a, b) => a - b)[Math.round(share * (values.length - 1))] || 0;
+  const chance = Math.max(nth(Array.from(c.excess).filter(Boolean).map((x) => Math.abs(x - 128)), 0.98), 1);
+  if (tiles.block[0] * tiles.block[1] === 1) return { turn: 1, low: 0, high: 1, chance };
+  const clash = some.map((at) => c.clash[at] / 255), low = nth(clash, 0.02);
+  const turn = nth(some.map((at) => Math.abs(c.direction[at] - 128) / 127), 0.98);
+  return { turn: Math.max(turn, 1 / 127), low, high: Math.max(nth(clash, 0.98), low + 1 / 255), chance };
 }
 
 function repaint() {

@@ -32,9 +32,11 @@ function build(root) {
     press("+", "Zoom in", () => zoom(STEP)), press("Whole", "Show the whole matrix", () => fit()),
     press("PNG", "Save the picture as PNG", () => savePicture()), press("CSV", "Save the blocks shown as CSV", () => saveBlocks()),
   );
+  made.side = node("div", "side", {}, made.read, made.legend, made.caption, made.keys);
   const choices = node("div", "choices", {}, labelled("Colour", made.colour), labelled("Order", made.order),
     labelled("Go to", made.marks));
-  made.body = node("div", "body", {}, made.crumbs, made.bar, choices, made.stage, made.read, made.legend, made.caption, made.keys);
+  made.body = node("div", "body", {}, made.crumbs, made.bar, choices,
+    node("div", "both", {}, made.stage, made.side));
   root.setAttribute("aria-labelledby", id);
   root.append(made.title, made.empty, made.body);
   return made;
@@ -101,7 +103,7 @@ function strongest(k) {
     const chip = node("span", "chip");
     if (isColour(current.colours[who])) chip.style.background = current.colours[who];
     found.push(node("span", "who", {}, chip, node("b", "", { text: current.tasks[who] }),
-      ` wants ${side} most: ${short(c["net_" + side][k])} net`));
+      ` wants ${side} most: ${short(c["net_" + side][k])}${c.n[k] === 1 ? "" : " net"}`));
   }
   return found.length ? [node("p", "wants", {}, ...found)] : [];
 }
@@ -152,11 +154,12 @@ function legend() {
     return node("span", "entry", {}, box, text);
   };
   const size = single ? "One square is one weight." : `One block is ${many(high)} × ${many(wide)} weights.`;
-  const points = ((current.limit || 1) / 1.27).toFixed(0);
+  const fit = current.fit || fitOf(current), points = Math.max(1, Math.round(fit.chance / 1.27));
+  const cancels = single ? "" : ` (${percent(fit.low)} of a block's mass cancels: none of this colour; ${percent(fit.high)}: full)`;
   const entries = {
     direction: [swatch(ink.up, "the tasks together want up"), swatch(ink.down, "want down"),
-      swatch(ink.ink, "conflict: tasks pull the same weight both ways"),
-      ...(single ? [] : [swatch(ink.rest, "tasks agree, but its weights go different ways")]),
+      swatch(ink.ink, "conflict: tasks pull the same weight both ways" + cancels),
+      ...(single ? [] : [swatch(ink.rest, "agreement, but its weights go different ways")]),
       node("span", "entry", { text: "Fainter: smaller changes." })],
     chance: [swatch(ink.up, `more opposite signs than chance (full: ${points} points)`), swatch(ink.down, "fewer"),
       swatch(dark ? [58, 65, 80] : [238, 240, 244], "as chance gives"), swatch(ink.paper, "nothing to compare")],

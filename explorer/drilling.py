@@ -1,9 +1,9 @@
 """From a cell of the sign conflict map down to single weights: what the page asks for, kept so that it answers at once.
 
-    drilling = Drilling(bench)
-    drilling.tensors(recipe, "layer 3", "mlp up")          the tensors behind a cell, the largest first
-    drilling.pyramid(recipe, Asked("…weight", pair, 0.2))  block sums at every zoom, and the order of its rows
-    drilling.strongest(recipe, asked), drilling.weight(recipe, asked, row, col), drilling.profile(recipe, asked)
+drilling = Drilling(bench)
+drilling.tensors(recipe, "layer 3", "mlp up")          the tensors behind a cell, the largest first
+drilling.pyramid(recipe, Asked("…weight", pair, 0.2))  block sums at every zoom, and the order of its rows
+drilling.strongest(recipe, asked), drilling.weight(recipe, asked, row, col), drilling.profile(recipe, asked)
 """
 
 from __future__ import annotations

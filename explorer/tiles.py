@@ -177,7 +177,9 @@ def _summed(
         return tuple(x.double().cpu().numpy() for x in (sums, *lines))
 
     whole = view.grid.cols
-    steps = list(rectangles(rows, cols, row_step, col_step) if chosen is None else rectangles(rows, (0, whole), 1, whole))
+    steps = list(
+        rectangles(rows, cols, row_step, col_step) if chosen is None else rectangles(rows, (0, whole), 1, whole)
+    )
     found = executor.map(one, steps, total=len(steps), label="tiles", cancel=cancel)
     for ((top, bottom), (left, _)), (sums, down, along) in zip(steps, found, strict=True):
         left = left - cols[0] if chosen is None else 0

@@ -27,9 +27,7 @@ def recipe_of(tasks: tuple[str, ...], method: str = "task_arithmetic", **changes
 
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, st.integers(1, 8), st.integers(0, 99), st.integers(1, 30), st.booleans())
-def test_the_strongest_are_the_strongest(
-    shape: tuple[int, ...], tasks: int, seed: int, most: int, trims: bool
-) -> None:
+def test_the_strongest_are_the_strongest(shape: tuple[int, ...], tasks: int, seed: int, most: int, trims: bool) -> None:
     # Multiples of 1/8 tie often: equal ones must come in reading order.
     deltas = drawn(shape, tasks, seed)
     thresholds = (0.25,) * tasks if trims else None

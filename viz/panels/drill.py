@@ -1,8 +1,8 @@
 """Inside one matrix: from a square of the sign conflict map down to single weights.
 
-    drill = DrillDown(bench)                                   # beneath the map
-    drill.connect(slot_of)                                     # its own events; slot_of: gr.Request -> Slot
-    map.pick(callback, ..., drill.outputs)                     # callback yields from drill.open(slot, layer, kind, ...)
+drill = DrillDown(bench)                                   # beneath the map
+drill.connect(slot_of)                                     # its own events; slot_of: gr.Request -> Slot
+map.pick(callback, ..., drill.outputs)                     # callback yields from drill.open(slot, layer, kind, ...)
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ class DrillDown:
         self.canvas.leave(None, None, None, js=_TO_MAP)
         self.tensor.input(switched, self.tensor, self.outputs, **_LIVE)
 
-    def open(
-        self, slot: Slot, layer: str, kind: str, pair: tuple[str, str] | None, trim: float
-    ) -> Iterator[list[Any]]:
+    def open(self, slot: Slot, layer: str, kind: str, pair: tuple[str, str] | None, trim: float) -> Iterator[list[Any]]:
         """Show a square of the map: the picture first, then the most disputed weights."""
         try:
             names = self.drilling.tensors(slot.session.recipe, layer, kind)

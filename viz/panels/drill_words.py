@@ -43,7 +43,9 @@ def caption(asked: Asked, shape: Sequence[int], pyramid: Pyramid) -> str:
         said += "No weight here is changed by two tasks. "
     if asked.order == "stored":
         return said + "Neighbours in a matrix mean little, so weights as stored look like noise: try another order."
-    return said + f"Order: {ORDERS[asked.order]}, the largest minority mass first; sorting gives a gradient even to noise."
+    return (
+        said + f"Order: {ORDERS[asked.order]}, the largest minority mass first; sorting gives a gradient even to noise."
+    )
 
 
 def marks(found: Result, pyramid: Pyramid | None = None) -> list[dict[str, Any]]:

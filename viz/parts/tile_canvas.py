@@ -177,7 +177,9 @@ def read_look(payload: Any, *, orders: Sequence[str] = ("stored",)) -> dict[str,
     spans = {name: _span(found.get(name), name, problems) for name in ("rows", "cols")}
     order, turn = found.get("order", "stored"), found.get("turn", 0)
     if not isinstance(order, str) or order not in orders:
-        problems.append(sentence(_WHO, "order must be one of " + ", ".join(orders), _short(order), "Choose from the list."))
+        problems.append(
+            sentence(_WHO, "order must be one of " + ", ".join(orders), _short(order), "Choose from the list.")
+        )
     if not _is_whole(turn):
         problems.append(sentence(_WHO, "turn must be a whole number", _short(turn), "Reload the page."))
     if problems:

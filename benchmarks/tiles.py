@@ -66,7 +66,9 @@ def measure(rows: int, cols: int, tasks: int, repeat: int) -> dict[str, Any]:
     trimmed = MatrixView(source, "w", view.tasks, (1e-3,) * tasks)
     opened = lambda v: Pyramid(v).window((0, rows), (0, cols), BLOCKS)  # noqa: E731
     found: dict[str, Any] = {"floor_seconds": median_seconds(lambda: read_once(source, size), repeat)}
+    before = time.process_time()
     found["open_seconds"] = median_seconds(lambda: opened(view), repeat)
+    found["open_cpu_seconds"] = round((time.process_time() - before) / repeat, 4)
     found["open_trimmed_seconds"] = median_seconds(lambda: opened(trimmed), repeat)
     found["open_over_floor"] = round(found["open_seconds"] / found["floor_seconds"], 1)
     pyramid = Pyramid(view)

@@ -8,8 +8,10 @@ drilling.strongest(recipe, asked), drilling.weight(recipe, asked, row, col), dri
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -62,6 +64,23 @@ class Asked:
     order: str = "stored"
 
 
+class _Lent:
+    """The resident models without keeping them: what the workbench let go of meanwhile is asked for again.
+
+    So a kept pyramid, which reads single weights when it is zoomed, holds no model in memory.
+    """
+
+    def __init__(self, find: Callable[[], Source]) -> None:
+        self._find, self._held = find, weakref.ref(find())
+
+    def __getattr__(self, name: str) -> Any:
+        source = self._held()
+        if source is None:
+            source = self._find()
+            self._held = weakref.ref(source)
+        return getattr(source, name)
+
+
 class Drilling:
     """Answers about single tensors of a workbench's models; at most `budget_bytes` of pyramids are kept."""
 
@@ -108,9 +127,9 @@ class Drilling:
         key = f"strongest/{view.source.digest}/" + digest_of(replace(asked, order="stored"), view.thresholds)
         return self.store.get_or_make(key, lambda: strongest(view), 1 << 14)
 
-    def weight(self, recipe: Recipe, asked: Asked, row: int, col: int) -> Result:
-        """One weight at a place of the tensor's own grid; see `weight_at`."""
-        return weight_at(self.view(recipe, asked), row, col, recipe=recipe, cache=self.bench.store)
+    def weight(self, recipe: Recipe, view: MatrixView, row: int, col: int) -> Result:
+        """One weight at a place of the tensor's own grid, merged as the recipe says; see `weight_at`."""
+        return weight_at(view, row, col, recipe=recipe, cache=self.bench.store)
 
     def view(self, recipe: Recipe, asked: Asked) -> MatrixView:
         """The tensor in stored order, its tasks and their trimming thresholds. Raises UnknownNameError."""
@@ -136,7 +155,7 @@ class Drilling:
     def _source(self, recipe: Recipe) -> Source:
         """The resident models where they fit, else the files: the same bits."""
         try:
-            return self.bench.resident(recipe).arena
+            return cast(Source, _Lent(lambda: self.bench.resident(recipe).arena))
         except InputError:
             return self.bench.models(recipe).source
 

@@ -28,7 +28,7 @@ STRONGEST = 20
 _WEIGHT = (
     text("task", "task"),
     number("delta", "τ_t: what the task changed here, before trimming"),
-    number("fine_tuned", "the task's own weight, θ_0 + τ_t"),
+    number("fine_tuned", "the task's own weight θ_t, as stored; θ_0 + τ_t for an adapter"),
     count("kept", "1 where trimming keeps the change, 0 where it counts as 0"),
     text("wants", "up, down or no change, after trimming"),
     text("vote", "with or against the elected sign; empty where the task has no vote or nothing was elected"),
@@ -73,7 +73,7 @@ def weight_at(view: MatrixView, row: int, col: int, *, recipe: Recipe, cache: St
         {
             "task": source.tasks[task],
             "delta": delta,
-            "fine_tuned": base + delta,
+            "fine_tuned": _own(source, task, name, flat, base, delta),
             "kept": int(view.thresholds is None or abs(delta) >= view.thresholds[at]),
             "wants": _direction(kept) or "no change",
             "vote": "" if not kept or not total else "with" if (kept > 0) == (total > 0) else "against",
@@ -86,6 +86,13 @@ def weight_at(view: MatrixView, row: int, col: int, *, recipe: Recipe, cache: St
     how = {"method": recipe.method, "one_model": METHODS.get(recipe.method).output == "single", "why_not": why_not}
     tasks = tuple(source.tasks[t] for t in view.tasks)
     return Result("weight", tasks, pd.DataFrame(rows), _WEIGHT, {**where, **votes, **how})
+
+
+def _own(source: Source, task: int, name: str, flat: int, base: float, delta: float) -> float:
+    """The task's own weight: as stored, or the base plus an adapter's change."""
+    if source.holds_delta(task, name) or source.unchanged(task, name):
+        return base + delta
+    return float(source.task(task, name, flat, flat + 1))
 
 
 def _direction(value: float) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -173,3 +177,34 @@ def test_every_tensor_of_the_models_can_be_opened(drill: DrillDown, bench: Workb
         first, second = drill.switch(slot, name)
         assert first[1]["title"] == name
         assert "disputed" in second[3] or "pulled both ways" in second[3]
+
+
+def test_another_models_square_is_no_longer_answered(drill: DrillDown, bench: Workbench) -> None:
+    slot = bench.slot("eight")
+    opened(drill, bench, slot)
+    recipe = slot.session.recipe
+    slot.session = replace(slot.session, recipe=replace(recipe, method="ties"))
+    assert "title" in drill.look(slot, {"rows": [0, 4], "cols": [0, 4], "turn": 1})  # another method, the same weights
+    slot.session = replace(slot.session, recipe=replace(recipe, tasks=recipe.tasks[:1]))
+    assert "Click a square" in drill.look(slot, {"rows": [0, 4], "cols": [0, 4], "turn": 2})["empty"]
+    assert drill.choose(slot, {"row": 0, "col": 0}) == ""
+
+
+def test_a_kept_pyramid_holds_no_models(tmp_path: Path) -> None:
+    bench = make_bench(make_models(tmp_path), tmp_path / "exports")
+    drilling, name = Drilling(bench), matrix(bench)
+    pyramid = drilling.pyramid(bench.start, Asked(name))
+    before = pyramid.window((0, 3), (0, 3)).sums
+    held = weakref.ref(bench.resident(bench.start))
+    bench.store.drop("resident/")
+    gc.collect()
+    assert held() is None
+    np.testing.assert_array_equal(pyramid.view.deltas((0, 3), (0, 3)).double().numpy(), before[6:])  # read anew
+
+
+def test_models_beyond_the_budget_are_read_from_their_files(tmp_path: Path) -> None:
+    folder = make_models(tmp_path)
+    small, large = (make_bench(folder, tmp_path / "exports", budget_bytes=b) for b in (1, 1 << 30))
+    asked = Asked(matrix(large))
+    one, other = (Drilling(b).pyramid(b.start, asked) for b in (small, large))
+    assert one.level(0, 0).tobytes() == other.level(0, 0).tobytes()

@@ -97,7 +97,21 @@ def test_a_good_look_is_read() -> None:
 
 
 NAN, INF = float("nan"), float("inf")
-BAD_SPANS = [None, "ab", [1], [2, 1], [1, 1], [-1, 2], [0, 1.5], [0, NAN], [0, INF], [True, 2], [0, "1"], [0, 1 << 60], {}]
+BAD_SPANS = [
+    None,
+    "ab",
+    [1],
+    [2, 1],
+    [1, 1],
+    [-1, 2],
+    [0, 1.5],
+    [0, NAN],
+    [0, INF],
+    [True, 2],
+    [0, "1"],
+    [0, 1 << 60],
+    {},
+]
 
 
 @pytest.mark.parametrize("span", BAD_SPANS, ids=repr)

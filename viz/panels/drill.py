@@ -17,6 +17,7 @@ import numpy as np
 
 from explorer.drilling import ORDERS, Asked, Drilling
 from explorer.errors import ExplorerError
+from explorer.recipe import Recipe
 from explorer.tiles import SUMS, Pyramid
 from explorer.workbench import Slot, Workbench
 from viz.panels import drill_words, words
@@ -42,10 +43,18 @@ _LIVE: dict[str, Any] = {
 
 @dataclass
 class _Opened:
-    """What one tab looks at, and the turn of the newest window it asked for."""
+    """What one tab looks at, of which models, and the turn of the newest window it asked for."""
 
     asked: Asked
+    models: tuple[Any, ...]
+    pyramid: Pyramid | None = None
     latest: int = 0
+
+
+def _models(recipe: Recipe) -> tuple[Any, ...]:
+    """What of a recipe says which weights there are."""
+    tasks = tuple((t.name, t.checkpoint) for t in recipe.tasks)
+    return recipe.base, tasks, recipe.policy, recipe.include, recipe.exclude
 
 
 class DrillDown:
@@ -105,9 +114,9 @@ class DrillDown:
 
     def _show(self, slot: Slot, asked: Asked, listed: Any) -> Iterator[list[Any]]:
         recipe = slot.session.recipe
-        self._opened[slot] = _Opened(asked)
+        self._opened[slot] = opened = _Opened(asked, _models(recipe))
         try:
-            pyramid = self.drilling.pyramid(recipe, asked)
+            opened.pyramid = pyramid = self.drilling.pyramid(recipe, asked)
             value = self._window(asked, pyramid, (0, pyramid.grid.rows), (0, pyramid.grid.cols), 0)
             profile = drill_words.profile(self.drilling.profile(recipe, asked), asked.pair)
             yield [listed, value, drill_words.CHOOSE, drill_words.LISTING, profile]
@@ -121,20 +130,22 @@ class DrillDown:
         return [gr.skip(), {"empty": str(error)}, "", "", ""]
 
     def look(self, slot: Slot, payload: Any) -> Any:
-        """Another window or order, as the canvas asked; nothing where a newer wish is known or nothing is open."""
-        opened = self._opened.get(slot)
+        """Another window or order, as the canvas asked; nothing where a newer wish is known."""
+        opened = self._current(slot)
         if opened is None:
             return {"empty": HINT}
         try:
             wish = read_look(payload, orders=tuple(ORDERS))
             opened.latest = max(opened.latest, wish["turn"])
-            asked = replace(opened.asked, order=wish["order"])
-            pyramid = self.drilling.pyramid(slot.session.recipe, asked)
+            asked, pyramid = opened.asked, opened.pyramid
+            if pyramid is None or wish["order"] != asked.order:
+                asked = replace(asked, order=wish["order"])
+                pyramid = self.drilling.pyramid(slot.session.recipe, asked)
             if wish["turn"] < opened.latest or self._opened.get(slot) is not opened:
                 return gr.skip()
             value = self._window(asked, pyramid, wish["rows"], wish["cols"], wish["turn"])
             if asked != opened.asked:
-                opened.asked = asked
+                opened.asked, opened.pyramid = asked, pyramid
                 found = self.drilling.strongest(slot.session.recipe, asked)
                 value["marks"] = drill_words.marks(found, pyramid)
             return value
@@ -143,17 +154,22 @@ class DrillDown:
 
     def choose(self, slot: Slot, payload: Any) -> str:
         """What every task wants of one weight, as HTML."""
-        opened = self._opened.get(slot)
-        if opened is None:
+        opened = self._current(slot)
+        if opened is None or opened.pyramid is None:
             return ""
         try:
             row, col = read_place(payload)
-            recipe = slot.session.recipe
-            pyramid = self.drilling.pyramid(recipe, opened.asked)
+            pyramid = opened.pyramid
             row, col = min(row, pyramid.grid.rows - 1), min(col, pyramid.grid.cols - 1)
-            return drill_words.weight(self.drilling.weight(recipe, opened.asked, *pyramid.view.at(row, col)))
+            found = self.drilling.weight(slot.session.recipe, pyramid.view, *pyramid.view.at(row, col))
+            return drill_words.weight(found)
         except ExplorerError as error:
             return words.note(str(error), kind="problem")
+
+    def _current(self, slot: Slot) -> _Opened | None:
+        """What the tab looks at; None where nothing is open, or other models were opened since."""
+        opened = self._opened.get(slot)
+        return opened if opened and opened.models == _models(slot.session.recipe) else None
 
     def _window(
         self, asked: Asked, pyramid: Pyramid, rows: tuple[int, int], cols: tuple[int, int], turn: int

@@ -104,19 +104,24 @@ def tiles_value(
     if wrong or net.shape != (len(tasks), *shape) or len(colours) != len(tasks):
         must = f"every channel must be {shape}, and tasks, colours and net wishes as many"
         raise ParameterError(sentence(_WHO, must, wrong or f"{net.shape}, {len(colours)} colours", "Pass one window."))
-    best = [_best(net), _best(-net)]
-    channels = {**{name: _floats(values) for name, values in sums.items()}, "n": _floats(n)}
-    channels |= {name: _bytes(values) for name, values in colour_channels(sums, n).items()}
-    for side, (who, size_of) in zip(("up", "down"), best, strict=True):
-        channels |= {f"task_{side}": _bytes(who), f"net_{side}": _floats(size_of)}
-        channels[f"strength_{side}"] = _bytes(_strength(size_of, n))
     ids = {"row_names": row_names, "col_names": col_names}
     return {
         "key": key, "title": title, "crumbs": list(crumbs), "size": list(size), "rows": list(rows), "cols": list(cols),
         "block": list(block), "shape": list(shape), "tasks": list(tasks), "colours": list(colours), "order": order,
-        "orders": dict(orders or {}), "caption": caption, "turn": turn, "channels": channels,
+        "orders": dict(orders or {}), "caption": caption, "turn": turn, "channels": _encoded(sums, net, n),
         **{name: None if values is None else [int(v) for v in values] for name, values in ids.items()},
     }  # fmt: skip
+
+
+def _encoded(sums: Mapping[str, np.ndarray], net: np.ndarray, n: np.ndarray) -> dict[str, str]:
+    """Every channel as the page reads it: float32 for numbers, one byte for colours and tasks, base64."""
+    channels = {**{name: _floats(values) for name, values in sums.items()}, "n": _floats(n)}
+    channels |= {name: _bytes(values) for name, values in colour_channels(sums, n).items()}
+    for side, wishes in (("up", net), ("down", -net)):
+        who, size = _best(wishes)
+        channels |= {f"task_{side}": _bytes(who), f"net_{side}": _floats(size)}
+        channels[f"strength_{side}"] = _bytes(_strength(size, n))
+    return channels
 
 
 def colour_channels(sums: Mapping[str, np.ndarray], n: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from math import isqrt, prod
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from explorer.compute.source import Source, arithmetic_dtype
 
@@ -95,8 +96,8 @@ class MatrixView:
                 continue
             values = self._read(partial(source.task, task, self.name), rows, cols).to(base.dtype)
             torch.sub(values, 0 if source.holds_delta(task, self.name) else base, out=out[at])
-            if self.thresholds is not None:
-                out[at].masked_fill_(out[at].abs() < self.thresholds[at], 0)
+            if self.thresholds is not None and self.thresholds[at] > 0:
+                out[at] = functional.hardshrink(out[at], _below(self.thresholds[at], out.dtype))
         return out
 
     def at(self, row: int, col: int) -> tuple[int, int]:
@@ -115,6 +116,12 @@ class MatrixView:
         ends = [(r * grid.cols + left, min(r * grid.cols + right, grid.total)) for r in own]
         lines = [_filled(read(min(start, stop), stop), (0, 1), right - left) for start, stop in ends]
         return torch.cat(lines) if lines else read(0, 0).reshape(0, right - left)
+
+
+def _below(threshold: float, dtype: torch.dtype) -> float:
+    """The next smaller number: |τ| ≥ threshold and |τ| > it are the same, and `hardshrink` is one pass with >."""
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return float(np.nextafter(kind(threshold), kind(0)))
 
 
 def _filled(flat: Tensor, rows: Span, cols: int) -> Tensor:

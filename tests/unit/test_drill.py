@@ -195,7 +195,7 @@ def test_a_kept_pyramid_holds_no_models(tmp_path: Path) -> None:
     drilling, name = Drilling(bench), matrix(bench)
     pyramid = drilling.pyramid(bench.start, Asked(name))
     before = pyramid.window((0, 3), (0, 3)).sums
-    held = weakref.ref(bench.resident(bench.start))
+    held = weakref.ref(bench.resident(bench.start).arena)
     bench.store.drop("resident/")
     gc.collect()
     assert held() is None

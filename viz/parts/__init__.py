@@ -1,4 +1,4 @@
-"""The page's own parts: Gradio components for figures and for merge coefficients.
+"""The page's own parts: Gradio components for figures, for merge coefficients and for single matrices.
 
 Building a `PlotlyPanel` lets Gradio serve plotly.min.js from the installed plotly package; an app needs no
 `head=`, `css=`, `js=` or `allowed_paths=` for these parts. `static_paths()` names that file for an app with a
@@ -9,17 +9,22 @@ from viz.parts.assets import static_paths
 from viz.parts.controls import Controls, controls_value, read_controls
 from viz.parts.mixer import Mixer, mixer_value, read_mixer
 from viz.parts.plotly_panel import PlotlyPanel, csv_text, panel_value, read_drag
+from viz.parts.tile_canvas import TileCanvas, read_look, read_place, tiles_value
 
 __all__ = [
     "Controls",
     "Mixer",
     "PlotlyPanel",
+    "TileCanvas",
     "controls_value",
     "csv_text",
     "mixer_value",
     "panel_value",
     "read_controls",
     "read_drag",
+    "read_look",
     "read_mixer",
+    "read_place",
     "static_paths",
+    "tiles_value",
 ]

@@ -18,7 +18,9 @@ from explorer.compute import select
 from explorer.compute.source import Chunk, Source, arithmetic_dtype, base_chunk, chunks, deltas, numel
 from explorer.errors import CheckpointError, ParameterError, UnknownNameError, all_problems, near, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, ThreadExecutor
+from explorer.interference import _fused, _nulls
 from explorer.interference._api import METRICS, Context, Metric, Partial
+from explorer.interference._fused_jobs import FusedJobs
 from explorer.interference._survey import Planned, Sums, Survey
 from explorer.params import Choice, Range, check_values, specs_of
 from explorer.results import Result
@@ -75,7 +77,8 @@ def collect(
     trims = any(job.on == "trimmed" for job in jobs) and rules["trim_density"] < 1
     thresholds = _thresholds(source, rules["trim_density"], rules["denominator"], pool, cancel) if trims else None
     pieces = [*chunks(source), *(Chunk(name, 0, 0) for name in source.names if not numel(source, name))]
-    work = partial(_chunk_sums, source, jobs, thresholds)
+    fused = FusedJobs(source, jobs, thresholds) if _fused.serves(source) else None
+    work = partial(_chunk_sums, source, jobs, thresholds, fused)
     sums: dict[str, tuple[Sums, ...]] = {}
     found = pool.map(work, pieces, total=len(pieces), label="survey", progress=progress, cancel=cancel)
     for chunk, several in zip(pieces, found, strict=True):
@@ -182,14 +185,21 @@ def _thresholds(
 def _context(source: Source, chunk: Chunk | None, *, unchanged: bool = True, trimmed: bool = False) -> Context:
     if chunk is None or chunk.start == chunk.stop:
         return Context("", 0, source.tasks, partial(torch.zeros, 0), unchanged, trimmed)
-    return Context(chunk.name, chunk.start, source.tasks, partial(base_chunk, source, chunk), unchanged, trimmed)
+    every = _nulls.every(chunk.stop - chunk.start, sum(numel(source, name) for name in source.names))
+    base = partial(base_chunk, source, chunk)
+    return Context(chunk.name, chunk.start, source.tasks, base, unchanged, trimmed, every)
 
 
-def _chunk_sums(source: Source, jobs: Sequence[_Job], thresholds: Tensor | None, chunk: Chunk) -> tuple[Sums, ...]:
-    """Every partial function on one chunk; deltas are formed once, trimmed ones once."""
+def _chunk_sums(
+    source: Source, jobs: Sequence[_Job], thresholds: Tensor | None, fused: FusedJobs | None, chunk: Chunk
+) -> tuple[Sums, ...]:
+    """Every partial function on one chunk: by the fused pass, or on deltas that are formed once, trimmed ones once."""
     if chunk.start == chunk.stop:
         none = torch.zeros((len(source.tasks), 0), dtype=arithmetic_dtype(source, chunk.name))
         return tuple(_sums(job, none, _context(source, None)) for job in jobs)
+    done = fused.sums(chunk) if fused else {}
+    if len(done) == len(jobs):
+        return tuple(done[index] for index in range(len(jobs)))
     raw = deltas(source, chunk)
     low, high = (float(edge) for edge in torch.aminmax(raw))
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -199,7 +209,10 @@ def _chunk_sums(source: Source, jobs: Sequence[_Job], thresholds: Tensor | None,
     if thresholds is not None and not unchanged:
         trimmed = torch.where(raw.abs() >= thresholds[:, None], raw, 0)
     out = []
-    for job in jobs:
+    for index, job in enumerate(jobs):
+        if index in done:
+            out.append(done[index])
+            continue
         is_trimmed = job.on == "trimmed" and thresholds is not None
         context = _context(source, chunk, unchanged=unchanged, trimmed=is_trimmed)
         out.append(_sums(job, trimmed if job.on == "trimmed" else raw, context))

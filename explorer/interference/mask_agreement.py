@@ -24,7 +24,7 @@ mask_agreement = metric(
         number("threshold", "mask threshold λ: a larger one makes masks sparser", 0.0),
         count("k", "number of tasks whose mask holds a weight"),
         fraction("share", "share of weights that are in exactly k masks"),
-        fraction("null", "the same after each task vector is permuted on its own"),
+        fraction("null", "the same when each task's entries are drawn on their own"),
     ),
 )(mask_counts)
 
@@ -44,7 +44,8 @@ def _(
     share(k) = #{i : Σ_t m_t[i] = k} / n with m_t = 1[|τ_t| > λ |τ_MTL − τ_t|], in [0, 1]; sums to 1 over k. k = 0 is
     catastrophic, 1 selfish, T universal. Many catastrophic and selfish weights mean interference; no single share is
     the measure. Under `denominator` all, weights that no task changed count as k = 0.
-    Null: the same shares when each τ_t is permuted on its own within its chunk and τ_MTL is formed anew.
+    Null: the same shares when every position holds, of each τ_t, an entry drawn on its own from the chunk, and τ_MTL is
+    formed anew. In models of more than 4 million weights, 1 position in 16 is drawn.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers, kinds and cells; single tensors get the grid threshold
     nearest to `mask_threshold` only.
     Edges: no weights give NaN; one task has k = 0 (unchanged) and 1 (changed) at every λ.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import pairs, ratio, row_sums
 from explorer.results import count, fraction, text
 
@@ -47,6 +50,12 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
         "agreement": (signs @ signs.T).round().to(torch.int64),
         "signed": row_sums(signs).round().to(torch.int64),
     }
+
+
+@sign_conflict.fused("signs")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    both, signs = found.both[level], found.signs[level]
+    return {"both": both, "agreement": both - 2 * found.opposite[level], "signed": signs[:, 0] - signs[:, 1]}
 
 
 @sign_conflict.finish

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,24 @@ def readable(source: Source, name: str) -> bool:
     return all(tensor.dtype in _KINDS for tensor in empty)
 
 
+def addresses(source: Source, chunk: Chunk) -> tuple[tuple[Any, ...], list[Tensor]]:
+    """Where a chunk's base and tasks lie, of which kind they are, which of them are differences already, and how many
+    elements there are; and the tensors, which must outlive their addresses.
+    """
+    count = len(source.tasks)
+    parts = [source.base(chunk.name, chunk.start, chunk.stop).contiguous()]
+    parts += [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
+    given = (
+        parts[0].data_ptr(),
+        _KINDS[parts[0].dtype],
+        np.array([p.data_ptr() for p in parts[1:]], np.int64),
+        np.array([_KINDS[p.dtype] for p in parts[1:]], np.int64),
+        np.array([source.holds_delta(t, chunk.name) for t in range(count)], np.bool_),
+        chunk.stop - chunk.start,
+    )
+    return given, parts
+
+
 class Pass:
     """What is the same for every chunk of a pass: the numbers wanted, and magnitudes from which entries are kept.
 
@@ -95,22 +114,13 @@ class Pass:
 
     def run(self, chunk: Chunk) -> Found | None:
         """The numbers of one chunk; None when some difference from the base is not finite."""
-        source, count = self._source, len(self._source.tasks)
-        parts = [source.base(chunk.name, chunk.start, chunk.stop).contiguous()]
-        parts += [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
+        source = self._source
         step = _nulls.every(chunk.stop - chunk.start, self._total)
         words = [_nulls.seed_words(chunk.name, chunk.start, task) for task in source.tasks]
-        given = (
-            parts[0].data_ptr(),
-            _KINDS[parts[0].dtype],
-            np.array([p.data_ptr() for p in parts[1:]], np.int64),
-            np.array([_KINDS[p.dtype] for p in parts[1:]], np.int64),
-            np.array([source.holds_delta(t, chunk.name) for t in range(count)], np.bool_),
-            chunk.stop - chunk.start,
-        )
+        given, _alive = addresses(source, chunk)
         return self._found(given, np.array(words, np.uint32), step, _nulls.first_block(chunk.name, chunk.start, step))
 
-    def _found(self, given: tuple, words: np.ndarray, step: int, first: int) -> Found | None:
+    def _found(self, given: tuple[Any, ...], words: np.ndarray, step: int, first: int) -> Found | None:
         n, count, densities = given[-1], len(words), len(self._limits)
         rows = 2 * count + count * (count - 1) // 2
         work = _work(count, rows)
@@ -137,7 +147,13 @@ class Pass:
         )  # fmt: skip
 
     def _null(
-        self, denominator: str, given: tuple, words: np.ndarray, step: int, live: np.ndarray, work: tuple
+        self,
+        denominator: str,
+        given: tuple[Any, ...],
+        words: np.ndarray,
+        step: int,
+        live: np.ndarray,
+        work: tuple[np.ndarray, ...],
     ) -> np.ndarray:
         """How many of all (or of all changed) weights would reach each level by chance, [R, 40] float64."""
         among = given[-1] if denominator == "all" else len(live)

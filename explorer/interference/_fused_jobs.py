@@ -25,43 +25,54 @@ class Job(Protocol):
     @property
     def on(self) -> str: ...
     @property
+    def level(self) -> int: ...
+    @property
     def values(self) -> Mapping[str, Any]: ...
 
 
 class FusedJobs:
-    """The fused part of a survey's jobs. `thresholds` [T] (None: nothing is trimmed) are those of trimmed metrics."""
+    """The fused part of a survey's jobs. `thresholds` [J, T] (None: nothing is trimmed): a trimmed metric's job has the
+    row of its `level`; equal rows are counted once.
+    """
 
     def __init__(self, source: Source, jobs: Sequence[Job], thresholds: Tensor | None) -> None:
         self._source = source
         self._jobs = {i: job for i, job in enumerate(jobs) if job.function in FUSED}
         needs = {need for job in self._jobs.values() for need in FUSED[job.function].needs}
         masks = [job.values for job in self._jobs.values() if "masks" in FUSED[job.function].needs]
-        nothing = torch.zeros(len(source.tasks))
-        levels = [_upwards(nothing if thresholds is None else thresholds)]
-        self._raw = 0
-        if thresholds is not None and any(job.on == "raw" for job in self._jobs.values()) and self._raw_needs():
-            self._raw = len(levels)
-            levels.append(nothing)
+        rows: list[Tensor] = []
+        self._rows = {i: _row(rows, job, thresholds, len(source.tasks)) for i, job in self._jobs.items()}
         total = sum(numel(source, name) for name in source.names)
         denominators = dict.fromkeys(values["denominator"] for values in masks)
-        self._pass = Pass(source, needs, torch.stack(levels), tuple(denominators), total)
+        self._pass = Pass(
+            source, needs, torch.stack(rows or [torch.zeros(len(source.tasks))]), tuple(denominators), total
+        )
         self._readable = cache(lambda name: _fused.readable(source, name))
-
-    def _raw_needs(self) -> bool:
-        """Whether a metric of untrimmed task vectors reads numbers that are counted per density."""
-        needs = [FUSED[job.function].needs for job in self._jobs.values() if job.on == "raw"]
-        return any({"signs", "mass"} & set(n) for n in needs)
 
     def sums(self, chunk: Chunk) -> dict[int, Sums]:
         """The sums of one chunk by the number of the job; none where the pass cannot serve."""
         if not self._jobs or not self._readable(chunk.name):
             return {}
         found = self._pass.run(chunk)
-        return {} if found is None else {i: self._sums(job, found) for i, job in self._jobs.items()}
+        return {} if found is None else {i: _sums(job, found, self._rows[i]) for i, job in self._jobs.items()}
 
-    def _sums(self, job: Job, found: Found) -> Sums:
-        made = FUSED[job.function].function(found, 0 if job.on == "trimmed" else self._raw, job.values)
-        return {key: np.asarray(value) for key, value in made.items()}
+
+def _sums(job: Job, found: Found, row: int) -> Sums:
+    made = FUSED[job.function].function(found, row, job.values)
+    return {key: np.asarray(value) for key, value in made.items()}
+
+
+def _row(rows: list[Tensor], job: Job, thresholds: Tensor | None, count: int) -> int:
+    """Where among `rows` the job's thresholds are; added at the end unless they are there, or nobody counts by them."""
+    if not {"signs", "mass"} & set(FUSED[job.function].needs):
+        return 0
+    trims = thresholds is not None and job.on == "trimmed"
+    own = _upwards(thresholds[job.level]) if thresholds is not None and trims else torch.zeros(count)
+    for place, row in enumerate(rows):
+        if torch.equal(row, own):
+            return place
+    rows.append(own)
+    return len(rows) - 1
 
 
 def _upwards(thresholds: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from explorer.results import count, fraction, text
         fraction("null", "conflict expected if the signs were independent, with the same number of each sign"),
         fraction("overlap", "weights both changed / weights either changed (Jaccard)"),
         fraction("one_sided", "share of the weights either changed that only one changed"),
+        fraction("kept_a", "share of all weights kept of the first task: its effective density"),
+        fraction("kept_b", "share of all weights kept of the second task: its effective density"),
     ),
 )
 def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
@@ -38,6 +40,8 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
 
     conflict = #{i : τ_a,i τ_b,i < 0} / #{i : τ_a,i ≠ 0 and τ_b,i ≠ 0}, in [0, 1]; higher means more interference.
     Null: (n⁺_a n⁻_b + n⁻_a n⁺_b) / (n_a n_b) with the counts of the same scope; 0.5 for balanced signs.
+    kept_a, kept_b: weights kept / all weights, in [0, 1]; below the density asked for where fewer weights changed, and
+    above it by ties.
     Partial sums of deltas [T, n]: both-changed counts and sign products [T, T], signed counts [T]. Products of
     entries 0 and ±1 in float32 are exact up to 2^24 positions per chunk.
     Edges: n_both = 0 gives NaN; a task without changes gives a NaN null; one task gives no rows.
@@ -49,13 +53,15 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
         "both": (changed @ changed.T).round().to(torch.int64),
         "agreement": (signs @ signs.T).round().to(torch.int64),
         "signed": row_sums(signs).round().to(torch.int64),
+        "n": torch.tensor(deltas.shape[1]),
     }
 
 
 @sign_conflict.fused("signs")
 def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     both, signs = found.both[level], found.signs[level]
-    return {"both": both, "agreement": both - 2 * found.opposite[level], "signed": signs[:, 0] - signs[:, 1]}
+    signed, agreement = signs[:, 0] - signs[:, 1], both - 2 * found.opposite[level]
+    return {"both": both, "agreement": agreement, "signed": signed, "n": np.array(found.n)}
 
 
 @sign_conflict.finish
@@ -76,6 +82,8 @@ def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list
                 "null": ratio(opposite, float(changed[a]) * float(changed[b])),
                 "overlap": ratio(both[a, b], union),
                 "one_sided": ratio(union - both[a, b], union),
+                "kept_a": ratio(changed[a], total["n"]),
+                "kept_b": ratio(changed[b], total["n"]),
             }
         )
     return rows

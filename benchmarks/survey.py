@@ -213,7 +213,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     found["over_floor"] = found["survey_seconds"] / found["floor_seconds"]
     print(f"over the floor {found['over_floor']:.2f} (target {FLOOR_TARGET:g}); peak anonymous memory above the start "
           f"{found['survey_peak_bytes'] / 2**20:.0f} MiB, and with densities held "
-          f"{found['survey_held_peak_bytes'] / 2**20:.0f} MiB (target {MEMORY_TARGET >> 20}); a moved slider {1000 * found['slider_seconds']:.0f} ms")  # fmt: skip
+          f"{found['survey_held_peak_bytes'] / 2**20:.0f} MiB (target {MEMORY_TARGET >> 20}); "
+          f"a moved slider {1000 * found['slider_seconds']:.0f} ms")  # fmt: skip
     if arguments.peer and (peer := peer_seconds(folder, arguments.tasks)):
         found["mergelens_seconds"], found["times_faster"] = peer, peer / found["survey_seconds"]
         print(f"MergeLens, two metrics: {peer:.1f} s, {found['times_faster']:.0f} times ours (target {PEER_TARGET:g})")

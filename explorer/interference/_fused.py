@@ -138,7 +138,7 @@ class Pass:
         if largest >= _INFINITY:
             return None
         votes[:, 0, 0] = n - votes.sum((1, 2))
-        mass[:, 2:] *= n / len(_nulls.blocks(n, step, first)) if step > 1 else 1
+        mass[:, 2:] *= n / max(_nulls.blocks_elements(n, step, first), 1)
         nulls = {d: self._null(d, given, words, step, live[: changed[-1]], work) for d in self._denominators}
         mirrored = [_mirrored(a) for a in (gram, both, opposite)]
         return Found(
@@ -160,8 +160,9 @@ class Pass:
         draws, reached = -(-among // step), np.zeros((work[10].shape[0] - 1, _LEVELS), np.int64)
         if draws:
             chosen = live if denominator == "changed" else live[:0]
-            halves = np.empty(_kernels().BLOCK, np.uint16)
-            _kernels().null_levels(*given, draws, words, chosen, halves, work, reached)
+            block = _kernels().BLOCK
+            room = np.empty(block, np.uint16), np.empty(block, np.int32)
+            _kernels().null_levels(*given, draws, words, chosen, room, work, reached)
         return reached * (among / max(draws, 1))
 
 

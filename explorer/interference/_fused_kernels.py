@@ -229,39 +229,43 @@ def _add_mass(values, limits, seeds, start, drawn, flips, totals, masses, mass):
 
 
 @compiled
-def _gather(kind, address, low, high, start, count, n, live, halves, into):
-    """Elements at random places of a chunk; as many places as there are in `live`, or all n."""
+def _places(low, high, start, count, among, live, into):
+    """Random places of a chunk: among all its elements, or among those in `live`; the numbers of `_nulls.places`."""
+    for i in range(count):
+        into[i] = np.int32((np.uint64(_drawn(low, high, start + i)) * np.uint64(among)) >> np.uint64(32))
+    if len(live):
+        for i in range(count):
+            into[i] = live[np.uint32(into[i])]
+
+
+@compiled
+def _gather(kind, address, places, count, n, halves, into):
+    """The elements at these places of a chunk of n, as float32."""
     if kind == F32:
         source = carray(pointer(address), n, np.float32)
         for i in range(count):
-            into[i] = source[_place(low, high, start + i, n, live)]
+            into[i] = source[np.uint32(places[i])]
     else:
         bits = carray(pointer(address), n, np.uint16)
         for i in range(count):
-            halves[i] = bits[_place(low, high, start + i, n, live)]
+            halves[i] = bits[np.uint32(places[i])]
         load(kind, halves.ctypes.data, 0, count, into)
 
 
 @compiled
-def _place(low, high, i, n, live):
-    among = len(live) if len(live) else n
-    place = (np.uint64(_drawn(low, high, i)) * np.uint64(among)) >> np.uint64(32)
-    return np.int64(live[place]) if len(live) else np.int64(place)
-
-
-@compiled
-def null_levels(base, base_kind, tasks, kinds, direct, count, draws, seeds, live, halves, work, reached):
+def null_levels(base, base_kind, tasks, kinds, direct, count, draws, seeds, live, room, work, reached):
     """Adds to `reached` [R, 40] the levels of `draws` positions, where every task has an entry drawn on its own."""
-    weights, _, spare, values, _, totals, _, _, _, _, rows, _ = work
+    weights, nothing, spare, values, _, totals, _, _, _, _, rows, _ = work
+    halves, places = room
+    among = len(live) if len(live) else count
     for start in range(0, draws, BLOCK):
         n = min(BLOCK, draws - start)
         for t in range(len(kinds)):
             low, high = seeds[t]
-            _gather(base_kind, base, low, high, start, n, count, live, halves, weights)
-            _gather(kinds[t], tasks[t], low, high, start, n, count, live, halves, spare)
-            row = values[t]
-            for i in range(n):
-                row[i] = spare[i] if direct[t] else spare[i] - weights[i]
-            row[n:] = _ZERO
+            _places(low, high, start, n, among, live, places)
+            _gather(base_kind, base, places, n, count, halves, weights)
+            _gather(kinds[t], tasks[t], places, n, count, halves, spare)
+            _subtract(spare, nothing if direct[t] else weights, n, values[t])
+            values[t][n:] = _ZERO
         _together(values, len(kinds), totals, spare)
         count_levels(values, spare, len(kinds), rows, reached)

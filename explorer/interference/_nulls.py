@@ -50,6 +50,12 @@ def places(words: tuple[int, int], count: int, among: int) -> Tensor:
     return torch.from_numpy((drawn * np.uint64(among) >> np.uint64(32)).astype(np.int64))
 
 
+def blocks_elements(count: int, step: int, first: int) -> int:
+    """How many positions `blocks` gives."""
+    whole, rest = divmod(count, BLOCK)
+    return BLOCK * len(range(first, whole, step)) + (rest if whole % step == first else 0)
+
+
 def blocks(count: int, step: int, first: int) -> Tensor:
     """The positions of a chunk of `count` in every `step`-th block from block `first` on, int64."""
     at = torch.arange(count)

@@ -140,6 +140,8 @@ def test_draws_are_fair_and_fill_their_range() -> None:
     words = _nulls.seed_words("w", 0, "a")
     places = _nulls.places(words, 60_000, 6).bincount(minlength=6)
     assert len(places) == 6 and (places - 10_000).abs().max() < 450  # 5 standard deviations
+    for count, first in ((5000, 0), (5000, 1), (5120, 2), (1, 0), (0, 0)):
+        assert _nulls.blocks_elements(count, 3, first) == len(_nulls.blocks(count, 3, first))
     turned = _nulls.flips(words, torch.arange(40_000))
     other = _nulls.flips(_nulls.seed_words("w", 0, "b"), torch.arange(40_000))
     assert abs(int(turned.sum()) - 20_000) < 500 and abs(int((turned == other).sum()) - 20_000) < 500

@@ -152,12 +152,12 @@ def slider_seconds(survey: Survey) -> float:
     )
 
 
-def peer_seconds(folder: Path, tasks: int) -> float | None:
+def peer_seconds(folder: Path, tasks: int) -> tuple[float, float] | None:
     """`mergelens compare` on the same files with its two cheapest metrics, in a process of its own; None without it."""
     program = (
-        "import sys, time; from mergelens import compare_models; begun = time.perf_counter(); "
+        "import sys, time; from mergelens import compare_models; begun = time.perf_counter(), time.process_time(); "
         "compare_models(sys.argv[2:], base_model=sys.argv[1], metrics=['cosine_similarity', 'sign_disagreement_rate'], "
-        "show_progress=False); print(time.perf_counter() - begun)"
+        "show_progress=False); print(time.perf_counter() - begun[0], time.process_time() - begun[1])"
     )
     models = [str(folder / f"task{t + 1}") for t in range(tasks)]
     done = subprocess.run(
@@ -166,7 +166,8 @@ def peer_seconds(folder: Path, tasks: int) -> float | None:
     if done.returncode:
         print(f"MergeLens is not compared: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         return None
-    return float(done.stdout.strip().splitlines()[-1])
+    wall, cpu = (float(part) for part in done.stdout.split()[-2:])
+    return wall, cpu
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -216,8 +217,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
           f"{found['survey_held_peak_bytes'] / 2**20:.0f} MiB (target {MEMORY_TARGET >> 20}); "
           f"a moved slider {1000 * found['slider_seconds']:.0f} ms")  # fmt: skip
     if arguments.peer and (peer := peer_seconds(folder, arguments.tasks)):
-        found["mergelens_seconds"], found["times_faster"] = peer, peer / found["survey_seconds"]
-        print(f"MergeLens, two metrics: {peer:.1f} s, {found['times_faster']:.0f} times ours (target {PEER_TARGET:g})")
+        found["mergelens_seconds"], found["mergelens_seconds_cpu"] = peer
+        found["times_faster"] = peer[0] / found["survey_seconds"]
+        cpu = f"{peer[1]:.1f} CPU-s, {peer[1] / found['survey_seconds_cpu']:.1f} times ours"
+        print(f"MergeLens, two metrics: {peer[0]:.1f} s, {found['times_faster']:.1f} times ours ({cpu}); "
+              f"target {PEER_TARGET:g}")  # fmt: skip
     return found
 
 

@@ -67,7 +67,7 @@ def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarr
 @sign_conflict.finish
 def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list[dict[str, Any]]:
     both, agreement, signed = total["both"], total["agreement"], total["signed"]
-    changed = both.diagonal()
+    changed, n = both.diagonal(), int(total["n"])
     plus, minus = (changed + signed) / 2, (changed - signed) / 2
     rows = []
     for a, b in pairs(len(tasks)):
@@ -82,8 +82,8 @@ def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list
                 "null": ratio(opposite, float(changed[a]) * float(changed[b])),
                 "overlap": ratio(both[a, b], union),
                 "one_sided": ratio(union - both[a, b], union),
-                "kept_a": ratio(changed[a], total["n"]),
-                "kept_b": ratio(changed[b], total["n"]),
+                "kept_a": ratio(changed[a], n),
+                "kept_b": ratio(changed[b], n),
             }
         )
     return rows

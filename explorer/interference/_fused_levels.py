@@ -58,22 +58,25 @@ def _order(typing, left, right, larger, smaller):
 
 
 def _reaching(first):
-    """Code that counts how many of BLOCK bytes are at least `first` … `first` + 7: [8] counts from 32 bytes a time."""
+    """Code that counts how many of BLOCK bytes are at least `first` … `first` + 4, 32 bytes at a time.
+
+    Five counters and five limits leave room in the registers of any vector unit.
+    """
     from llvmlite import ir
 
     def codegen(_, builder, signature, given):
         byte, wide = ir.IntType(8), ir.IntType(64)
         vector, shorts = ir.VectorType(byte, 32), ir.VectorType(ir.IntType(16), 32)
-        totals = [ir.Constant(vector, [0] * 32) for _ in range(8)]
+        totals = [ir.Constant(vector, [0] * 32) for _ in range(5)]
         for step in range(BLOCK // 32):
             place = builder.add(given[0], ir.Constant(wide, 32 * step))
             read = builder.load(builder.inttoptr(place, vector.as_pointer()), align=1)
-            for k in range(8):
+            for k in range(5):
                 reached = builder.icmp_signed(">", read, ir.Constant(vector, [first + k - 1] * 32))
                 totals[k] = builder.sub(totals[k], builder.sext(reached, vector))
         kind = ir.FunctionType(ir.IntType(16), [shorts])
         add = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.add.v32i16")
-        for k in range(8):
+        for k in range(5):
             total = builder.zext(builder.call(add, [builder.zext(totals[k], shorts)]), wide)
             into = builder.inttoptr(builder.add(given[1], ir.Constant(wide, 8 * (first + k - 1))), wide.as_pointer())
             builder.store(builder.add(builder.load(into), total), into)
@@ -90,7 +93,7 @@ def _counter(first):
     return reaching
 
 
-_1, _9, _17, _25, _33 = (_counter(first) for first in range(1, SIDE, 8))
+_1, _6, _11, _16, _21, _26, _31, _36 = (_counter(first) for first in range(1, SIDE, 5))
 
 
 @compiled
@@ -98,10 +101,13 @@ def tally(row, counts):
     """Adds to `counts` [40] how many levels of a block are at least 1 … 40."""
     address, into = row.ctypes.data, counts.ctypes.data
     _1(address, into)
-    _9(address, into)
-    _17(address, into)
-    _25(address, into)
-    _33(address, into)
+    _6(address, into)
+    _11(address, into)
+    _16(address, into)
+    _21(address, into)
+    _26(address, into)
+    _31(address, into)
+    _36(address, into)
 
 
 @compiled

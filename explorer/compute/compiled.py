@@ -20,18 +20,23 @@ _FLOATS = {"nogil": True, "error_model": "numpy", "boundscheck": False}
 inlined = njit(**_FLOATS, inline="always")
 
 
-def compiled(function):
+def compiled(function, **more):
     """Compile when first called; keep the result for the next start, if its folder can be written."""
-    kept = folder()
+    kept, options = folder(), {**_FLOATS, **more}
     if kept is None:
-        return njit(**_FLOATS)(function)
+        return njit(**options)(function)
     before, config.CACHE_DIR = config.CACHE_DIR, str(kept)
     try:
-        return njit(**_FLOATS, cache=True)(function)
+        return njit(**options, cache=True)(function)
     except RuntimeError:  # no place to keep it
-        return njit(**_FLOATS)(function)
+        return njit(**options)(function)
     finally:
         config.CACHE_DIR = before
+
+
+def regrouped(function):
+    """As `compiled`, for a long sum: its terms may be added in groups, always the same ones for one processor."""
+    return compiled(function, fastmath={"reassoc", "contract"})
 
 
 @intrinsic

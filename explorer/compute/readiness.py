@@ -26,7 +26,9 @@ _MODULES = (
     "explorer.merging._fused_kernels",
     "explorer.merging._fused_all_kernels",
     "explorer.merging._fused_rows",
+    "explorer.interference._fused_kernels",
 )
+_WARM_UPS = ("explorer.merging._warm_up", "explorer.interference._warm_up")
 _ROOM = Path(__file__).parents[1]
 _MARK = "ready"
 _loaded = threading.Event()
@@ -89,12 +91,14 @@ def _prepare() -> None:
     if not (kept / _MARK).exists():
         paths = [str(_ROOM.parent), os.environ.get("PYTHONPATH", "")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "explorer.merging._warm_up"]
         nothing = subprocess.DEVNULL
         try:
-            subprocess.run(
-                command, env=environment, check=True, timeout=600, stdin=nothing, stdout=nothing, stderr=nothing
-            )
+            for program in _WARM_UPS:
+                command = [sys.executable, "-m", program]
+                subprocess.run(
+                    command, env=environment, check=True, timeout=600, stdin=nothing, stdout=nothing, stderr=nothing
+                )
+            mark()
         except (OSError, subprocess.SubprocessError):
             return  # torch goes on with the work
     wait()

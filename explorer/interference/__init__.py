@@ -5,7 +5,19 @@ again with other settings without reading a weight. A metric is one file in this
 """
 
 from explorer.interference._api import METRICS, Context, Metric, Totals, metric
+from explorer.interference._grid import DENSITIES
 from explorer.interference._run import SURVEY_SPECS, collect, survey
 from explorer.interference._survey import Survey
 
-__all__ = ["METRICS", "SURVEY_SPECS", "Context", "Metric", "Survey", "Totals", "collect", "metric", "survey"]
+__all__ = [
+    "DENSITIES",
+    "METRICS",
+    "SURVEY_SPECS",
+    "Context",
+    "Metric",
+    "Survey",
+    "Totals",
+    "collect",
+    "metric",
+    "survey",
+]

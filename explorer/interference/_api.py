@@ -6,6 +6,9 @@
     @my_metric.finish
     def _(total, tasks, parameters) -> list[dict]: ...
 
+    @my_metric.fused("signs")                          # optional: the same sums from the numbers of the fused pass
+    def _(found, level, values) -> dict[str, ndarray]: ...
+
 Parameters declared by the partial function need a new pass when they change; keyword-only parameters declared by the
 finish function do not. Keys of partial sums that start with `null_` may depend on the seed and on where chunks are
 cut; every other key must be the same however the weights are cut.
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +33,11 @@ from explorer.registry import Registry
 from explorer.results import Column
 from explorer.seeds import stable_seed
 
+if TYPE_CHECKING:
+    from explorer.interference._fused import Found
+
 Partial = Callable[..., dict[str, Tensor]]
+FromPass = Callable[["Found", int, Mapping[str, Any]], dict[str, np.ndarray]]
 Rows = list[dict[str, Any]] | dict[str, Any]
 SEES = ("raw", "trimmed", "matrix")
 
@@ -49,7 +56,8 @@ class Context:
     """What a partial function may know besides the deltas [T, n]: where they lie, and how to draw a null.
 
     `unchanged` is True when every delta of the chunk is 0, so that a metric may skip the work (counts must still be
-    right); `trimmed` is True when entries below a task's magnitude threshold were set to 0.
+    right); `trimmed` is True when entries below a task's magnitude threshold were set to 0. One weight in `null_every`
+    is to carry a null that is drawn (see `_nulls`).
     """
 
     tensor: str
@@ -58,6 +66,7 @@ class Context:
     read_base: Callable[[], Tensor] = field(repr=False, compare=False)
     unchanged: bool = False
     trimmed: bool = False
+    null_every: int = 1
 
     @property
     def base(self) -> Tensor:
@@ -115,6 +124,13 @@ class Metric:
         self.finisher, self.finish_specs = function, specs
         return function
 
+    def fused(self, *needs: str) -> Callable[[FromPass], FromPass]:
+        """Decorate `(found, level, values) -> sums`: the partial function's sums from the numbers of the fused pass.
+
+        `needs` are the numbers used (`_fused.NEEDS`); `level` is the density among those of the pass to answer for.
+        """
+        return lambda function: FUSED.setdefault(self.partial, Fused(needs, function)).function
+
     def check(self, values: Mapping[str, Any], *, tasks: Sequence[str] = ()) -> tuple[dict[str, Any], dict[str, Any]]:
         """Legal values of every parameter, split into those of the partial function and those of the finish.
 
@@ -131,6 +147,17 @@ class Metric:
             raise TypeError(f"metric {self.name}: has no finish function")
         return self.finisher(total, tasks, {**partial, **finish}, **finish)
 
+
+@dataclass(frozen=True)
+class Fused:
+    """How a partial function's sums come from the fused pass, and which of its numbers are needed for that."""
+
+    needs: tuple[str, ...]
+    function: FromPass
+
+
+FUSED: dict[Partial, Fused] = {}
+"""By partial function; metrics that share one share this too."""
 
 METRICS: Registry[Metric] = Registry("metric", "explorer.interference")
 

@@ -8,13 +8,16 @@ when the k-th largest level is at least j. Histograms of levels are additive and
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from explorer.interference._api import Context
+from explorer.interference import _nulls
+from explorer.interference._api import FUSED, Context, Fused
+from explorer.interference._fused import Found
 from explorer.interference._sums import pairs
 from explorer.params import Choice
 
@@ -36,23 +39,44 @@ def mask_counts(
 ) -> dict[str, Tensor]:
     """Histograms of TALL-mask levels: per task [T, 41], of pair minima [P, 41], of the k-th largest [T, 41].
 
-    The same for independently permuted task vectors (`null_…`), permuted within the chunk among the counted
-    positions, with the multi-task vector formed anew from the permuted ones.
+    The same for independent task vectors (`null_…`, float64): at every position each task has an entry drawn on its
+    own from its counted ones in the chunk, and the multi-task vector is formed anew. One position in
+    `context.null_every` is drawn, and counts that often.
     """
     n_all = deltas.shape[1]
     live = deltas[:, :0] if context.unchanged else deltas
     if denominator == "changed":
         live = live[:, (live != 0).any(0)]
         n_all = live.shape[1]
-    permuted = torch.empty_like(live)
-    for index, task in enumerate(context.tasks):
-        order = torch.randperm(live.shape[1], generator=context.generator(task), dtype=torch.int32)
-        permuted[index] = live[index].index_select(0, order.to(live.device))
-    real = _histograms(mask_levels(live), n_all)
-    null = _histograms(mask_levels(permuted), n_all)
+    among = live.shape[1]
+    draws = -(-among // context.null_every)
+    drawn = torch.empty((live.shape[0], draws), dtype=live.dtype, device=live.device)
+    for index, task in enumerate(context.tasks if draws else ()):
+        words = _nulls.seed_words(context.tensor, context.start, task)
+        drawn[index] = live[index].index_select(0, _nulls.places(words, draws, among).to(live.device))
+    real, null = _histograms(mask_levels(live)), _histograms(mask_levels(drawn))
     counts = {"n": torch.tensor(n_all), **real}
-    counts.update({f"null_{key}": value for key, value in null.items()})
+    counts.update({f"null_{key}": value.double() * (among / max(draws, 1)) for key, value in null.items()})
+    for key in real:  # what is not live is at level 0 for every task
+        counts[key][:, 0] += n_all - among
+        counts[f"null_{key}"][:, 0] += n_all - among
     return counts
+
+
+def _fused(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`mask_counts` from the numbers of the fused pass."""
+    n = found.live if values["denominator"] == "changed" else found.n
+    count = len(found.changed)
+    bounds = np.cumsum([count, count * (count - 1) // 2])
+    sums: dict[str, np.ndarray] = {"n": np.array(n)}
+    for prefix, reached in (("", found.reached), ("null_", found.null_reached[values["denominator"]])):
+        edges = np.concatenate([np.full((len(reached), 1), n), reached, np.zeros((len(reached), 1), np.int64)], 1)
+        parts = np.split(edges[:, :-1] - edges[:, 1:], bounds)
+        sums.update({prefix + key: part for key, part in zip(("task", "pair", "rank"), parts, strict=True)})
+    return sums
+
+
+FUSED[mask_counts] = Fused(("masks",), _fused)
 
 
 def mask_levels(deltas: Tensor) -> Tensor:
@@ -83,10 +107,9 @@ def at_least(histogram: np.ndarray) -> np.ndarray:
     return np.cumsum(histogram[..., ::-1], axis=-1)[..., ::-1][..., 1:]
 
 
-def _histograms(levels: Tensor, n: int) -> dict[str, Tensor]:
-    """Level counts; positions beyond those given (up to n) are at level 0 for every task."""
+def _histograms(levels: Tensor) -> dict[str, Tensor]:
+    """Level counts [rows, 41] of tasks, pairs and ranks."""
     count = levels.shape[0]
-    missing = n - levels.shape[1]
     minima = (torch.minimum(levels[a], levels[b]) for a, b in pairs(count))
     made = {"task": map(_count, levels), "pair": map(_count, minima), "rank": map(_count, _descending(levels))}
     out = {}
@@ -94,7 +117,6 @@ def _histograms(levels: Tensor, n: int) -> dict[str, Tensor]:
         rows = list(histograms)
         empty = torch.zeros((0, LEVELS_MAX + 1), dtype=torch.int64, device=levels.device)
         out[key] = torch.stack(rows) if rows else empty
-        out[key][:, 0] += missing
     return out
 
 

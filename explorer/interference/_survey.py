@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,12 +39,20 @@ class Planned:
     finish: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Held:
+    """One trim density: which job stands there for each first one, and the magnitudes from which entries are kept."""
+
+    jobs: Mapping[int, int]
+    thresholds: Mapping[str, float] | None
+
+
 @dataclass(frozen=True, eq=False)
 class Survey:
     """Everything one pass found: per tensor and partial function, additive sums in float64 and int64.
 
     `finish` makes a metric's table from them without reading a weight, so that parameters which only choose what is
-    shown (such as `mask_threshold`) are free to change.
+    shown (such as `mask_threshold`) are free to change; so is the trim density among those `held`.
     """
 
     tasks: tuple[str, ...]
@@ -53,18 +61,20 @@ class Survey:
     sums: Mapping[str, tuple[Sums, ...]]
     nothing: tuple[Sums, ...]
     provenance: Mapping[str, Any]
+    held: Mapping[float, Held] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         """Memory held by the sums."""
         return sum(a.nbytes for jobs in self.sums.values() for job in jobs for a in job.values())
 
-    def finish(self, metric: str, **parameters: Any) -> Result:
+    def finish(self, metric: str, *, trim_density: float | None = None, **parameters: Any) -> Result:
         """The table of one metric at every level: model, layers by depth, kinds, cells, tensors.
 
-        `parameters` replace the survey's, for those that the metric's finish function declares.
-        Raises UnknownNameError for a metric that was not surveyed, ParameterError for an illegal value or for a
-        parameter that needs a new pass over the weights.
+        `parameters` replace the survey's, for those that the metric's finish function declares; `trim_density` is one
+        of those the survey holds (None: its own), and exact like it. Metrics of untrimmed vectors do not depend on it.
+        Raises UnknownNameError for a metric that was not surveyed, ParameterError for an illegal value, for a density
+        that is not held, or for a parameter that needs a new pass over the weights.
         """
         plan = self._plan(metric)
         needs_pass = [s.name for s in plan.metric.partial_specs if parameters.get(s.name, ...) is not ...]
@@ -73,15 +83,27 @@ class Survey:
             raise ParameterError(sentence(metric, must, ", ".join(needs_pass), "Run the survey again with them."))
         _, chosen = plan.metric.check({**plan.partial, **plan.finish, **parameters}, tasks=self.tasks)
         scopes = scopes_of(self.groups)
-        model = self._total(plan.job, scopes[0])
+        job, origin = self._at(plan, trim_density)
+        model = self._total(job, scopes[0])
         blocks = []
         for scope in scopes:
-            total = Totals(self._total(plan.job, scope), level=scope.level, model=model)
+            total = Totals(self._total(job, scope), level=scope.level, model=model)
             blocks.append((scope, plan.metric.rows(total, self.tasks, dict(plan.partial), chosen)))
         values = {**plan.partial, **chosen}
-        provenance = {**self.provenance, "metric": metric, "parameters": values}
+        provenance = {**self.provenance, **origin, "metric": metric, "parameters": values}
         columns = (*SCOPE, *plan.metric.columns)
         return Result(metric, self.tasks, _table(blocks, [c.name for c in columns]), columns, provenance)
+
+    def _at(self, plan: Planned, density: float | None) -> tuple[int, dict[str, Any]]:
+        """The job that stands for a metric at a trim density, and what its provenance says of that density."""
+        if density is None or plan.metric.on == "raw":
+            return plan.job, {}
+        held = {d: at for d, at in self.held.items() if plan.job in at.jobs}
+        if density not in held:
+            must = f"trim_density must be one that this survey holds ({', '.join(f'{d:g}' for d in sorted(held))})"
+            raise ParameterError(sentence(plan.metric.name, must, f"{density:g}", "Run the survey again with it."))
+        found = held[density]
+        return found.jobs[plan.job], {"trim_density": density, "trim_thresholds": found.thresholds}
 
     def _plan(self, metric: str) -> Planned:
         if metric not in self.planned:

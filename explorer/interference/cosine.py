@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import gram, pairs, ratio
 from explorer.results import number, text
 
@@ -44,6 +47,11 @@ def cosine(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
     """
     rows = (deltas[:, :0] if context.unchanged else deltas).to(torch.float64)
     return {"dots": gram(rows), "square_dots": gram(rows * rows)}
+
+
+@cosine.fused("gram")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {"dots": found.gram[0], "square_dots": found.gram[1]}
 
 
 @cosine.finish

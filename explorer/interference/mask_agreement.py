@@ -25,7 +25,7 @@ mask_agreement = metric(
         count("k", "number of tasks whose mask holds a weight"),
         text("role", "catastrophic (k = 0), selfish (1), shared (2 or more) or universal (all of several tasks)"),
         fraction("share", "share of weights that are in exactly k masks"),
-        fraction("null", "the same after each task vector is permuted on its own"),
+        fraction("null", "the same when each task's entries are drawn on their own"),
     ),
 )(mask_counts)
 
@@ -46,7 +46,8 @@ def _(
     catastrophic, 1 selfish, T ≥ 2 universal, anything between shared: shares of one role add up. Many catastrophic
     and selfish weights mean interference; no single share is the measure. Under `denominator` all, weights that no
     task changed count as k = 0.
-    Null: the same shares when each τ_t is permuted on its own within its chunk and τ_MTL is formed anew.
+    Null: the same shares when every position holds, of each τ_t, an entry drawn on its own from the chunk, and τ_MTL is
+    formed anew. In models of more than 4 million weights, 1 position in 16 is drawn.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers, kinds and cells; single tensors get the grid threshold
     nearest to `mask_threshold` only.
     Edges: no weights give NaN; one task has k = 0 (unchanged) and 1 (changed) at every λ.

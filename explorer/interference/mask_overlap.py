@@ -28,7 +28,7 @@ mask_overlap = metric(
         fraction("density_a", "share of weights in the first task's mask"),
         fraction("density_b", "share of weights in the second task's mask"),
         fraction("iou", "weights in both masks / weights in either mask (Jaccard)"),
-        fraction("null", "iou after each task vector is permuted on its own"),
+        fraction("null", "iou when each task's entries are drawn on their own"),
         fraction("independent", "iou if masks of these densities were placed independently"),
         number("lift", "iou / null", 0.0),
     ),
@@ -49,12 +49,14 @@ def _(
 
     m_t = 1[|τ_t| > λ |τ_MTL − τ_t|] with τ_MTL = Σ τ_t (strict, as in the authors' code); iou = |m_a ∧ m_b| /
     |m_a ∨ m_b|, in [0, 1]. Neither end alone means interference: shared weights may help or hurt both tasks.
-    Null: the iou when each τ_t is permuted on its own within its chunk and τ_MTL is formed anew; it keeps every
-    task's distribution of sizes and signs, not its place. independent = d_a d_b / (d_a + d_b − d_a d_b).
+    Null: the iou when every position holds, of each τ_t, an entry drawn on its own from the chunk, and τ_MTL is formed
+    anew; it keeps every task's distribution of sizes and signs, not its place. In models of more than 4 million
+    weights, 1 position in 16 is drawn: the standard error of a share p is √(p (1 − p) / positions drawn).
+    independent = d_a d_b / (d_a + d_b − d_a d_b).
     lift = iou / null, ≥ 0.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers, kinds and cells; single tensors get the grid threshold
     nearest to `mask_threshold` only, which keeps the table to 40 x pairs x scopes however many tensors there are.
-    `denominator` changed counts (and permutes) only positions that some task changed.
+    `denominator` changed counts (and draws from) only positions that some task changed.
     Edges: two empty masks give a NaN iou; a null of 0 gives a NaN lift; one task gives no rows; two identical tasks
     have λ* = 1: full masks below λ = 1, empty ones from there on.
     Paper: Localizing Task Information for Improved Model Merging and Compression, section 4 (the pairwise overlap

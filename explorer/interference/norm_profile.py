@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import ratio, row_sums
 from explorer.results import count, fraction, number, text
 
@@ -49,6 +52,16 @@ def norm_profile(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
         "base_squared": row_sums(base * base),
         "n_changed": (rows != 0).sum(1),
         "n": torch.tensor(deltas.shape[1]),
+    }
+
+
+@norm_profile.fused("norms")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        "squared": found.gram[0].diagonal().copy(),
+        "base_squared": np.array(found.base_squared),
+        "n_changed": found.changed,
+        "n": np.array(found.n),
     }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import comb
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import ratio
 from explorer.results import count, fraction
 
@@ -46,6 +49,15 @@ def sign_agreement(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
     votes = torch.bincount(voters * count_of + margin, minlength=count_of * count_of)
     votes[0] += deltas.shape[1] - live.shape[1]
     return {"votes": votes.view(count_of, count_of)}
+
+
+@sign_agreement.fused("signs")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    up, down = np.indices(found.votes[level].shape)
+    votes = np.zeros_like(found.votes[level])
+    inside = up + down < len(votes)
+    np.add.at(votes, ((up + down)[inside], abs(up - down)[inside]), found.votes[level][inside])
+    return {"votes": votes}
 
 
 @sign_agreement.finish

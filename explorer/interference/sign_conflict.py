@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import pairs, ratio, row_sums
 from explorer.results import count, fraction, text
 
@@ -28,6 +31,8 @@ from explorer.results import count, fraction, text
         fraction("null", "conflict expected if the signs were independent, with the same number of each sign"),
         fraction("overlap", "weights both changed / weights either changed (Jaccard)"),
         fraction("one_sided", "share of the weights either changed that only one changed"),
+        fraction("kept_a", "share of all weights kept of the first task: its effective density"),
+        fraction("kept_b", "share of all weights kept of the second task: its effective density"),
     ),
 )
 def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
@@ -35,6 +40,8 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
 
     conflict = #{i : τ_a,i τ_b,i < 0} / #{i : τ_a,i ≠ 0 and τ_b,i ≠ 0}, in [0, 1]; higher means more interference.
     Null: (n⁺_a n⁻_b + n⁻_a n⁺_b) / (n_a n_b) with the counts of the same scope; 0.5 for balanced signs.
+    kept_a, kept_b: weights kept / all weights, in [0, 1]; below the density asked for where fewer weights changed, and
+    above it by ties.
     Partial sums of deltas [T, n]: both-changed counts and sign products [T, T], signed counts [T], n, and for
     `top_k_overlap` the counts that both would change if each task's places in the chunk were permuted. Products of
     entries 0 and ±1 in float32 are exact up to 2^24 positions per chunk.
@@ -54,10 +61,19 @@ def sign_conflict(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
     }
 
 
+@sign_conflict.fused("signs")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    both, signs = found.both[level], found.signs[level]
+    signed, agreement = signs[:, 0] - signs[:, 1], both - 2 * found.opposite[level]
+    counts = both.diagonal().astype(np.float64)
+    null_both = np.outer(counts, counts) / max(found.n, 1)
+    return {"both": both, "null_both": null_both, "agreement": agreement, "signed": signed, "n": np.array(found.n)}
+
+
 @sign_conflict.finish
 def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list[dict[str, Any]]:
     both, agreement, signed = total["both"], total["agreement"], total["signed"]
-    changed = both.diagonal()
+    changed, n = both.diagonal(), int(total["n"])
     plus, minus = (changed + signed) / 2, (changed - signed) / 2
     rows = []
     for a, b in pairs(len(tasks)):
@@ -72,6 +88,8 @@ def _(total: Totals, tasks: tuple[str, ...], parameters: dict[str, Any]) -> list
                 "null": ratio(opposite, float(changed[a]) * float(changed[b])),
                 "overlap": ratio(both[a, b], union),
                 "one_sided": ratio(union - both[a, b], union),
+                "kept_a": ratio(changed[a], n),
+                "kept_b": ratio(changed[b], n),
             }
         )
     return rows

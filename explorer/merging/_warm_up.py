@@ -27,7 +27,6 @@ def warm_up() -> None:
     ranked = Steps("sum", torch.ones(2), keep=(0.5, 0.5), spread=(0.1, 0.1), over_chance=True)
     _fused.write(ranked, source, Chunk("w", 0, count), [out], (1, 2))
     brackets.kth_largest(select.scan(source, 0), [count // 5])
-    readiness.mark()
 
 
 if __name__ == "__main__":

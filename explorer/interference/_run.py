@@ -15,15 +15,16 @@ from torch import Tensor
 
 from explorer.checkpoints.groups import Group, group_of
 from explorer.compute import select
-from explorer.compute.source import Chunk, Source, arithmetic_dtype, base_chunk, chunks, deltas, numel
+from explorer.compute.source import CHUNK_ELEMENTS, Chunk, Source, arithmetic_dtype, base_chunk, chunks, deltas, numel
 from explorer.errors import CheckpointError, ParameterError, UnknownNameError, all_problems, near, sentence
-from explorer.executor import CancelToken, Executor, ProgressCallback, ThreadExecutor
+from explorer.executor import CancelToken, Executor, Progress, ProgressCallback, ThreadExecutor
 from explorer.interference._api import METRICS, Context, Metric, Partial
+from explorer.interference._kept import Held, KeptSums, Nothing
 from explorer.interference._survey import Planned, Sums, Survey
 from explorer.params import Choice, Range, check_values, specs_of
 from explorer.results import Result
 
-_PASSED_IN = ("parameters", "executor", "progress", "cancel", "groups")
+_PASSED_IN = ("parameters", "executor", "progress", "cancel", "groups", "chunk_elements", "kept")
 MOST_WORKERS = 4
 """Threads when no executor is given: chunks side by side, as the operations on one chunk are too short to split."""
 
@@ -56,6 +57,8 @@ def collect(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept: KeptSums | None = None,
 ) -> Survey:
     """The additive sums of several metrics (None: all) over a source, from one pass over its chunks.
 
@@ -64,7 +67,7 @@ def collect(
     keeps all and saves the two passes that find the thresholds. `denominator` "changed" takes the density of the
     positions that any task changed, and is the default of every metric that declares a `denominator`.
     Sums are float64 or int64, added in chunk order: threads give the bits of a serial run. Memory is bounded by
-    workers x tasks x chunk, plus the sums.
+    workers x tasks x chunk (see `fit_memory`), plus the sums. `kept`: where finished tensors are looked up and kept.
     Raises UnknownNameError, ParameterError (all problems at once), CheckpointError naming tensor and task for a
     difference that is not finite, Cancelled.
     """
@@ -73,16 +76,49 @@ def collect(
     planned, jobs = _plan(metrics, parameters or {}, rules["denominator"], source.tasks)
     pool = executor or ThreadExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     trims = any(job.on == "trimmed" for job in jobs) and rules["trim_density"] < 1
-    thresholds = _thresholds(source, rules["trim_density"], rules["denominator"], pool, cancel) if trims else None
-    pieces = [*chunks(source), *(Chunk(name, 0, 0) for name in source.names if not numel(source, name))]
-    work = partial(_chunk_sums, source, jobs, thresholds)
-    sums: dict[str, tuple[Sums, ...]] = {}
-    found = pool.map(work, pieces, total=len(pieces), label="survey", progress=progress, cancel=cancel)
-    for chunk, several in zip(pieces, found, strict=True):
-        sums[chunk.name] = _added(sums[chunk.name], several) if chunk.name in sums else several
+    held = kept.of(source, jobs, {**rules, "chunk": chunk_elements}) if kept else Nothing()
+    make = partial(_thresholds, source, rules["trim_density"], rules["denominator"], pool, cancel)
+    thresholds = held.thresholds(make) if trims else None
+    try:
+        sums = _all_sums(source, jobs, thresholds, held, chunk_elements, pool, progress, cancel)
+    finally:
+        held.write()  # of a pass that is cut off, too
     nothing = tuple(_sums(job, torch.zeros((len(source.tasks), 0)), _context(source, None)) for job in jobs)
     provenance = {**_origin(source, thresholds), **rules, "seconds": round(time.perf_counter() - started, 3)}
     return Survey(source.tasks, {n: groups(n) for n in source.names}, planned, sums, nothing, provenance)
+
+
+def _all_sums(
+    source: Source,
+    jobs: Sequence[_Job],
+    thresholds: Tensor | None,
+    held: Held | Nothing,
+    chunk_elements: int,
+    pool: Executor,
+    progress: ProgressCallback | None,
+    cancel: CancelToken | None,
+) -> dict[str, tuple[Sums, ...]]:
+    """Per tensor the sums of every job: as kept, else from a pass over the tensors that lack some."""
+    sums = {name: [held.find(name, job) for job in range(len(jobs))] for name in source.names}
+    missing = {name: [j for j, s in enumerate(several) if s is None] for name, several in sums.items()}
+    empty = (Chunk(name, 0, 0) for name in source.names if not numel(source, name))
+    pieces = [chunk for chunk in (*chunks(source, chunk_elements), *empty) if missing[chunk.name]]
+    found = sum(not some for some in missing.values())
+    label = f"survey, {found} of {len(sums)} tensors found" if found else "survey"
+    if progress and found and not pieces:
+        progress(Progress(found, found, 0.0, label))
+
+    def work(chunk: Chunk) -> tuple[Sums, ...]:
+        return _chunk_sums(source, [jobs[j] for j in missing[chunk.name]], thresholds, chunk)
+
+    made = pool.map(work, pieces, total=len(pieces), label=label, progress=progress, cancel=cancel)
+    for chunk, several in zip(pieces, made, strict=True):
+        mine = sums[chunk.name]
+        for job, more in zip(missing[chunk.name], several, strict=True):
+            mine[job] = total = _added(mine[job], more)
+            if chunk.stop == numel(source, chunk.name):
+                held.keep(chunk.name, job, total)
+    return {name: tuple(s for s in several if s is not None) for name, several in sums.items()}
 
 
 def _origin(source: Source, thresholds: Tensor | None) -> dict[str, Any]:
@@ -107,6 +143,8 @@ def survey(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept: KeptSums | None = None,
 ) -> dict[str, Result]:
     """One table per metric (None: all), at model, layer, kind, cell and tensor level, from one pass; see `collect`."""
     found = collect(
@@ -119,6 +157,8 @@ def survey(
         progress=progress,
         cancel=cancel,
         groups=groups,
+        chunk_elements=chunk_elements,
+        kept=kept,
     )
     return {name: found.finish(name) for name in found.planned}
 
@@ -215,8 +255,8 @@ def _sums(job: _Job, values: Tensor, context: Context) -> Sums:
     return found
 
 
-def _added(total: tuple[Sums, ...], more: tuple[Sums, ...]) -> tuple[Sums, ...]:
-    return tuple({key: old[key] + new[key] for key in old} for old, new in zip(total, more, strict=True))
+def _added(total: Sums | None, more: Sums) -> Sums:
+    return more if total is None else {key: total[key] + more[key] for key in total}
 
 
 def _not_finite(raw: Tensor, chunk: Chunk, tasks: tuple[str, ...]) -> str:

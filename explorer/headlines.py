@@ -29,7 +29,7 @@ def headlines(results: Mapping[str, Result], *, mask_threshold: float = 0.4) -> 
 
 def _headline(name: str, result: Result, mask_threshold: float) -> dict[str, Any] | None:
     metric = METRICS.get(name)
-    rows, column = _nearest(result.at("model"), mask_threshold), value_column(result)
+    rows, column = nearest(result.at("model"), mask_threshold), value_column(result)
     if column is None or rows.empty:
         return None
     value, null = rows[column].astype(float), rows["null"].astype(float)
@@ -63,7 +63,8 @@ def value_column(result: Result) -> str | None:
     return names[names.index("null") - 1] if "null" in names[1:] else None
 
 
-def _nearest(rows: pd.DataFrame, mask_threshold: float) -> pd.DataFrame:
+def nearest(rows: pd.DataFrame, mask_threshold: float) -> pd.DataFrame:
+    """The rows at the threshold nearest to `mask_threshold`; all of them where there are no thresholds."""
     if "threshold" not in rows or rows.empty:
         return rows
     return rows[rows["threshold"] == rows["threshold"].iloc[int((rows["threshold"] - mask_threshold).abs().argmin())]]

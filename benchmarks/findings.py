@@ -3,7 +3,7 @@
     python benchmarks/findings.py            # score what is not scored yet, measure, and write the page
     python benchmarks/findings.py --again    # score anew what is scored already
 
-Every pair of the sample tasks is merged in three ways (`SETTINGS`), and both tasks are scored on their test data. Scores
+Every pair of the sample tasks is merged in two ways (`SETTINGS`), and both tasks are scored on their test data. Scores
 go into `benchmarks/results/findings.json` as they are made, so a run that is cut off goes on where it stopped. Metrics
 of the weights are measured each time; correlations are in `findings_statistics.py`. Ends with docs/findings.md.
 """
@@ -41,7 +41,6 @@ from explorer.store import Store
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "task arithmetic, scale 1": ("task_arithmetic", {"scale": 1.0}),
-    "task arithmetic, scale 0.5": ("task_arithmetic", {"scale": 0.5}),
     "TIES, density 0.2, scale 1": ("ties", {"scale": 1.0, "density": 0.2}),
 }
 """How pairs are merged; the others of the seven tasks have scale 0, which leaves them out of sums and votes alike."""

@@ -45,10 +45,10 @@ def _headline(name: str, result: Result, mask_threshold: float) -> dict[str, Any
         "column": column,
         "unit": metric.unit,
         "share": any(c.name == column and c.low == 0 and (c.high or 2) <= 1 for c in result.columns),
-        "value": _plain(row[column]),
-        "null": _plain(row["null"]),
-        **({"null_sd": _plain(row["null_sd"])} if "null_sd" in rows else {}),
-        "where": {key: _plain(row[key]) for key in _WHERE if key in rows},
+        "value": plain(row[column]),
+        "null": plain(row["null"]),
+        **({"null_sd": plain(row["null_sd"])} if "null_sd" in rows else {}),
+        "where": {key: plain(row[key]) for key in _WHERE if key in rows},
         "rows": len(excess),
         "above_null": int((excess > 0).sum()),
         "higher_is_worse": metric.higher_is_worse,
@@ -70,6 +70,7 @@ def nearest(rows: pd.DataFrame, mask_threshold: float) -> pd.DataFrame:
     return rows[rows["threshold"] == rows["threshold"].iloc[int((rows["threshold"] - mask_threshold).abs().argmin())]]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A cell as JSON takes it, every digit kept; None where there is no number."""
     plain = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain

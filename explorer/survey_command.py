@@ -62,6 +62,13 @@ def add_survey(command: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory for the pass over the weights, such as 512MiB (default 1GiB); the model's size does not matter",
     )
+    command.add_argument(
+        "--policy",
+        choices=("refuse", "keep_base", "common_rows"),
+        default="refuse",
+        help="where a tensor does not fit the base's: refuse, leave it out, or compare the rows that both have "
+        "(default refuse)",
+    )
     again = command.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
@@ -106,7 +113,7 @@ def _surveyed(arguments: argparse.Namespace, tasks: Mapping[str, str]) -> tuple[
     from explorer.surveys import declaring, only, survey_models
 
     metrics = _metrics(arguments.metrics)
-    models = only(open_for_survey(arguments.base, tasks), arguments.only)
+    models = only(open_for_survey(arguments.base, tasks, arguments.policy), arguments.only)
     survey = survey_models(
         models,
         metrics,
@@ -133,10 +140,11 @@ def summary_of(models: Any, survey: Any, results: Mapping[str, Any], settings: a
     import torch
 
     from explorer import __version__
-    from explorer.headlines import headlines
+    from explorer.headlines import headlines, plain
 
     made_of = {"base": models.base, **{f"task {name}": c for name, c in models.tasks.items()}}
-    tables = {name: json.loads(r.at("model").to_json(orient="records")) for name, r in results.items()}
+    rows_of = lambda result: result.at("model").to_dict(orient="records")  # noqa: E731
+    tables = {n: [{k: plain(v) for k, v in row.items()} for row in rows_of(r)] for n, r in results.items()}
     return {
         "schema": SCHEMA,
         "headlines": headlines(results, mask_threshold=settings.mask_threshold),
@@ -148,6 +156,7 @@ def summary_of(models: Any, survey: Any, results: Mapping[str, Any], settings: a
             **{k: survey.provenance[k] for k in ("n", "seconds", "trim_density", "denominator", "trim_thresholds")},
             "mask_threshold": settings.mask_threshold,
             "only": list(settings.only),
+            "policy": settings.policy,
         },
     }
 

@@ -149,7 +149,7 @@ def _facts(rules: Mapping[str, Any]) -> dict[str, str]:
         if rules.get(key):
             facts[key.replace("_", " ")] = ", ".join(rules[key]) if key == "only" else str(rules[key])
     if "seconds" in rules:
-        facts["time"] = seconds_text(rules["seconds"])
+        facts["time of this run"] = seconds_text(rules["seconds"])
     if "versions" in rules:
         facts["versions"] = ", ".join(f"{name} {version}" for name, version in rules["versions"].items())
     return facts

@@ -21,7 +21,7 @@ def headline_words(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     elif "task" in where:
         parts.append(f"{where['task']}: the furthest from chance of {entry['rows']} tasks.")
     elif "k" in where:
-        parts.append(f"Weights needed by exactly {where['k']} tasks.")
+        parts.append(f"Weights needed by exactly {where['k']} task{'' if where['k'] == 1 else 's'}.")
     if "threshold" in where:
         parts.append(f"Mask threshold {where['threshold']:.2f}.")
     return str(entry["title"]), value, " ".join(parts)

@@ -57,9 +57,9 @@ def page(results: Mapping[str, Any]) -> str:
 
 def _above_chance_lines(measured: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     lines = [
-        "Whole model, each metric's own number. Mean: over its rows (pairs, tasks, or counts of tasks). The next column",
-        "is the row furthest from chance, on the side that means interference where the metric has one. Shares count",
-        "weights; neighbouring weights are not independent, so a small excess is a hint, not a proof.",
+        "Whole model, each metric's own number. Mean: over its rows (pairs, tasks, or counts of tasks). The next",
+        "column is the row furthest from chance, on the side that means interference where the metric has one. Shares",
+        "count weights; neighbouring weights are not independent, so a small excess is a hint, not a proof.",
         "",
     ]
     for density, rows in measured.items():
@@ -100,19 +100,23 @@ def _design_lines(results: Mapping[str, Any]) -> list[str]:
         *verdicts,
         "",
         f"Every one of the {pairs} pairs is merged, and both of its tasks are scored on their test data",
-        f"({min(n.values())} to {max(n.values())} texts each, so one accuracy has a standard error of about",
-        f"{_standard_error(min(n.values())):.3f}). The loss of task a when b is added is acc(θ_0 + s τ_a) −",
-        "acc(θ_0 + s (τ_a + τ_b)) at the scale s stated; for TIES both models go through TIES. A negative loss is a gain.",
+        f"({min(n.values())} to {max(n.values())} texts each, so one accuracy has a standard error of up to",
+        f"{_standard_error(results):.3f}). The loss of task a when b is added is acc(θ_0 + s τ_a) −",
+        "acc(θ_0 + s (τ_a + τ_b)) at the scale s stated; for TIES both models go through TIES. A negative loss is a",
+        "gain.",
         "",
-        "Pairs that share a task are not independent, so a usual p-value would be far too small. p here is a Mantel test:",
-        "the tasks of one side are renamed in all possible ways. Adjusted p also pays for trying several numbers at once.",
-        f"The interval is a 95 % bootstrap over the {tasks} tasks, which is rough for so few.",
+        "Pairs that share a task are not independent, so a usual p-value would be far too small. p here is a Mantel",
+        "test: the tasks of one side are renamed in all possible ways. Adjusted p also pays for trying several numbers",
+        f"at once. The interval is a 95 % bootstrap over the {tasks} tasks, which is rough for so few.",
         "",
     ]
 
 
-def _standard_error(n: int) -> float:
-    return float((0.2 * 0.8 / n) ** 0.5)
+def _standard_error(results: Mapping[str, Any]) -> float:
+    """The largest standard error of an accuracy of a task alone, √(p (1 − p) / n)."""
+    n = results["how"]["n"]
+    alone = [a for groups in results["accuracies"].values() for k, a in groups.items() if "+" not in k]
+    return float(max((p * (1 - p) / n[task]) ** 0.5 for found in alone for task, p in found.items()))
 
 
 def _verdict(setting: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +126,9 @@ def _verdict(setting: str, rows: Sequence[Mapping[str, Any]]) -> str:
     if sure:
         return f"- **{setting}**: {_named(sure)} can be told from chance after adjustment for the numbers tried."
     if hints:
-        return f"- **{setting}**: a hint only, from {_named(hints)}; none remains after adjustment for the numbers tried."
+        return (
+            f"- **{setting}**: a hint only, from {_named(hints)}; none remains after adjustment for the numbers tried."
+        )
     best = max(rows, key=lambda r: abs(r["rho"]))
     said = f"the strongest is {best['number']} ({best['over']}, ρ = {best['rho']:+.2f}, p = {best['p']:.2f})"
     return f"- **{setting}**: not detectable with so few tasks; {said}."
@@ -146,7 +152,10 @@ def _loss_lines(results: Mapping[str, Any], setting: str) -> list[str]:
 
 
 def _prediction_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| number | over | n | ρ with the loss | 95 % interval | p | adjusted p |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| number | over | n | ρ with the loss | 95 % interval | p | adjusted p |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         cells = (
             r["number"], r["over"], str(r["n"]), f"{r['rho']:+.2f}", f"{r['low']:+.2f} to {r['high']:+.2f}",

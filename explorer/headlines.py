@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ def _headline(name: str, result: Result, mask_threshold: float) -> dict[str, Any
         return None
     sides = {True: excess, False: -excess, None: excess.abs()}
     at = sides[metric.higher_is_worse].idxmax()
-    row = rows.loc[at]
+    row = cast(dict[str, Any], rows.loc[[at]].to_dict(orient="records")[0])
     return {
         "metric": name,
         "title": metric.title,

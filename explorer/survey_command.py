@@ -93,7 +93,9 @@ def run_survey(arguments: argparse.Namespace, tasks: Mapping[str, str], write_re
         results, summary = _surveyed(arguments, tasks)
         files = _write(arguments.out, results, summary, write_report)
     except KeyboardInterrupt:
-        print("stopped; finished tensors are kept: the same command goes on from there (--fresh apart)", file=sys.stderr)
+        print(
+            "stopped; finished tensors are kept: the same command goes on from there (--fresh apart)", file=sys.stderr
+        )
         return 1
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -196,8 +197,8 @@ class Workbench:
         device = self.device.torch if self._fits(models) else None
 
         def make() -> dict[str, Result]:
-            where = {"cache": self._cache, "device": device, "resident": lambda: self._source(recipe)}
-            made = survey_models(models, metrics, trim_density=trim_density, cancel=cancel, **where)
+            run = partial(survey_models, models, metrics, trim_density=trim_density, cancel=cancel)
+            made = run(cache=self._cache, device=device, resident=partial(self._source, recipe))
             return {name: made.finish(name) for name in made.planned}
 
         key = f"survey/{models.source.digest}/" + digest_of(sorted(metrics), trim_density)

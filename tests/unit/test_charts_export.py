@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from chart_examples import TASKS, scores, sign_conflict
+from chart_examples import TASKS, scores
 
 from explorer.errors import OutputError
 from viz.charts import CHARTS

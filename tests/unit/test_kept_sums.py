@@ -28,7 +28,9 @@ NAMES = tuple(f"layers.{i}.weight" for i in range(6))
 class Counting(StateDictSource):
     """A checkpoint that says which tensors were read, and calls `on_read` before each."""
 
-    def __init__(self, tasks: int = 3, *, digest: str = "content", on_read: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, tasks: int = 3, *, digest: str = "content", on_read: Callable[[str], None] | None = None
+    ) -> None:
         generator = torch.Generator().manual_seed(0)
         draw = lambda: {n: torch.randn(8, 5, generator=generator) for n in NAMES}  # noqa: E731
         super().__init__(draw(), {f"t{i}": draw() for i in range(tasks)})

@@ -19,10 +19,16 @@ from explorer.results import Result
 from viz.charts import CHARTS
 
 Captured = pytest.CaptureFixture[str]
-SHAPES = {"embeddings.word_embeddings.weight": (14, 8), "encoder.layer.0.dense.weight": (8, 8), "encoder.norm.bias": (8,)}
+SHAPES = {
+    "embeddings.word_embeddings.weight": (14, 8),
+    "encoder.layer.0.dense.weight": (8, 8),
+    "encoder.norm.bias": (8,),
+}
 
 
-def state(seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+def state(
+    seed: int, shapes: dict[str, tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.randn(s, generator=generator).to(dtype) for n, s in shapes.items()}
 

@@ -63,7 +63,9 @@ def test_every_file_of_a_survey(zoo: Path, tmp_path: Path, capsys: Captured) -> 
     tables = {f"{n}.{kind}" for n in ("cosine", "sign_conflict") for kind in ("csv", "json")}
     assert names == {*tables, "summary.json", "report.html"}
     saved = Result.load(out / "cosine.json")
-    pd.testing.assert_frame_equal(pd.read_csv(out / "cosine.csv", keep_default_na=False), saved.table, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_csv(out / "cosine.csv", keep_default_na=False), saved.table, check_dtype=False
+    )
     page = (out / "report.html").read_text("utf-8")
     assert page.startswith("<!doctype html>") and page.count('class="figure"') >= 3
 
@@ -109,7 +111,11 @@ def test_options_reach_the_numbers(zoo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "kept"),
-    [("encoder.layer.1.*", "encoder.layer.1."), ("layer.1.*", "encoder.layer.1."), ("embeddings.*.weight", "embeddings.")],
+    [
+        ("encoder.layer.1.*", "encoder.layer.1."),
+        ("layer.1.*", "encoder.layer.1."),
+        ("embeddings.*.weight", "embeddings."),
+    ],
 )
 def test_only_some_tensors(zoo: Path, tmp_path: Path, pattern: str, kept: str) -> None:
     assert survey(zoo, tmp_path / "out", "--metrics", "cosine", "--only", pattern) == 0
@@ -185,6 +191,9 @@ def test_options_agree_with_the_declarations() -> None:
 
 def test_names_with_commas_and_quotes_stay_one_cell(zoo: Path, tmp_path: Path) -> None:
     odd = f'a,"b\n={zoo / TASKS[0]}'
-    assert main(["survey", str(zoo / "base"), odd, str(zoo / TASKS[1]), "-o", str(tmp_path / "o"), "--metrics", "cosine"]) == 0
+    assert (
+        main(["survey", str(zoo / "base"), odd, str(zoo / TASKS[1]), "-o", str(tmp_path / "o"), "--metrics", "cosine"])
+        == 0
+    )
     rows = list(csv.DictReader((tmp_path / "o" / "cosine.csv").open(newline="", encoding="utf-8")))
     assert {r["task_a"] for r in rows} | {r["task_b"] for r in rows} == {'a,"b\n', TASKS[1]}

@@ -146,7 +146,9 @@ def test_threads_go_before_chunks_get_smaller() -> None:
 
 
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
-    with pytest.raises(ParameterError, match=r"budget must be at least 20 MiB for 20 tasks; got 4\.0 MiB\. Use --budget 20"):
+    with pytest.raises(
+        ParameterError, match=r"budget must be at least 20 MiB for 20 tasks; got 4\.0 MiB\. Use --budget 20"
+    ):
         fit_memory(4 * MIB, 20, 2)
     assert fit_memory(20 * MIB, 20, 2) == Fit(1, 1 << 12)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import rankdata
 
 Matrix = np.ndarray
 RESAMPLES = 2000
@@ -42,24 +42,24 @@ def mantel(found: Mapping[str, Matrix], loss: Matrix) -> dict[str, dict[str, flo
 
     Every renaming is taken, so p-values are exact; the least possible is 1 / T! (or more where renamings tie).
     """
-    size = len(loss)
-    off = ~np.eye(size, dtype=bool)
-    target = _standard(rankdata(loss[off]))
-    ranks = {}
-    for name, x in found.items():
-        ranks[name] = np.zeros((size, size))
-        ranks[name][off] = _standard(rankdata(x[off]))
-    observed = np.array([abs(float(r[off] @ target)) for r in ranks.values()])
-    hits, hits_of_largest, renamings = np.zeros(len(ranks)), np.zeros(len(ranks)), 0
-    for order in itertools.permutations(range(size)):
-        at = np.ix_(order, order)
-        values = np.array([abs(float(r[at][off] @ target)) for r in ranks.values()])
-        hits += values >= observed - 1e-12
-        hits_of_largest += values.max() >= observed - 1e-12
-        renamings += 1
+    if not found:
+        return {}
+    off = ~np.eye(len(loss), dtype=bool)
+    target, ranks = np.zeros(loss.shape), np.zeros((len(found), *loss.shape))
+    target[off] = _standard(rankdata(loss[off]))
+    for row, x in zip(ranks, found.values(), strict=True):
+        row[off] = _standard(rankdata(x[off]))
+
+    def correlations(order: tuple[int, ...]) -> np.ndarray:
+        return (ranks[:, order][:, :, order] * target).sum((1, 2))
+
+    rho = correlations(tuple(range(len(loss))))
+    renamed = np.abs([correlations(order) for order in itertools.permutations(range(len(loss)))])
+    least = np.abs(rho) - 1e-12
+    p, adjusted = (renamed >= least).mean(0), (renamed.max(1)[:, None] >= least).mean(0)
     return {
-        name: {"rho": float(r[off] @ target), "p": hits[i] / renamings, "p_adjusted": hits_of_largest[i] / renamings}
-        for i, (name, r) in enumerate(ranks.items())
+        name: {"rho": float(rho[i]), "p": float(p[i]), "p_adjusted": float(adjusted[i])}
+        for i, name in enumerate(found)
     }
 
 
@@ -84,7 +84,7 @@ def rank_correlation(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.nd
     """Spearman's rank correlation; NaN where one side is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
-    return float(spearmanr(a, b).statistic)
+    return float(_standard(rankdata(a)) @ _standard(rankdata(b)))
 
 
 def _standard(ranks: np.ndarray) -> np.ndarray:

@@ -58,8 +58,7 @@ def mantel(found: Mapping[str, Matrix], loss: Matrix) -> dict[str, dict[str, flo
     least = np.abs(rho) - 1e-12
     p, adjusted = (renamed >= least).mean(0), (renamed.max(1)[:, None] >= least).mean(0)
     return {
-        name: {"rho": float(rho[i]), "p": float(p[i]), "p_adjusted": float(adjusted[i])}
-        for i, name in enumerate(found)
+        name: {"rho": float(rho[i]), "p": float(p[i]), "p_adjusted": float(adjusted[i])} for i, name in enumerate(found)
     }
 
 

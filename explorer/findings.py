@@ -15,6 +15,10 @@ FINDINGS_RESULTS = ROOT / "benchmarks" / "results" / "findings.json"
 PAGE = ROOT / "docs" / "findings.md"
 SCHEMA = 1
 LEVEL = 0.05
+_OPPOSITE = (
+    " Note the sign: *more* sign conflict goes with *less* loss, the opposite of what its name suggests. Here tasks"
+    " whose changes point the same way cost each other more; conflict is no measure of harm by itself."
+)
 _SECTIONS = ("how", "accuracies", "losses", "above_chance", "predictions")
 
 
@@ -78,7 +82,7 @@ def _chance_row(row: Mapping[str, Any]) -> str:
     where = row["where"]
     place = f" ({where['task_a']}, {where['task_b']})" if "task_a" in where else ""
     place = place or (f" ({where['task']})" if "task" in where else "")
-    place = place or (f" ({where['k']} tasks)" if "k" in where else "")
+    place = place or (f" (k = {where['k']})" if "k" in where else "")
     spread = f" ± {row['null_sd']:.2g}" if row.get("null_sd") else ""
     cells = (
         f"{row['title']}: {row['column'].replace('_', ' ')}",
@@ -107,7 +111,9 @@ def _design_lines(results: Mapping[str, Any]) -> list[str]:
         "",
         "Pairs that share a task are not independent, so a usual p-value would be far too small. p here is a Mantel",
         "test: the tasks of one side are renamed in all possible ways. Adjusted p also pays for trying several numbers",
-        f"at once. The interval is a 95 % bootstrap over the {tasks} tasks, which is rough for so few.",
+        "at once (within a table and kind of pair, not across tables; the one-sided share is 1 − the overlap).",
+        "ρ > 0: more of the number goes with a larger loss. The interval is a 95 % bootstrap over the",
+        f"{tasks} tasks, which is rough for so few.",
         "",
     ]
 
@@ -120,15 +126,16 @@ def _standard_error(results: Mapping[str, Any]) -> float:
 
 
 def _verdict(setting: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the correlations of one setting allow to say."""
-    sure = [r for r in rows if r["p_adjusted"] <= LEVEL]
-    hints = [r for r in rows if r["p"] <= LEVEL and r not in sure]
+    """What the correlations of one setting allow to say: sure only where both the test and the interval are."""
+    sure = [r for r in rows if r["p_adjusted"] <= LEVEL and r["low"] * r["high"] > 0]
+    hints = [r for r in rows if min(r["p"], r["p_adjusted"]) <= LEVEL and r not in sure]
     if sure:
-        return f"- **{setting}**: {_named(sure)} can be told from chance after adjustment for the numbers tried."
+        said = f"- **{setting}**: {_named(sure)} can be told from chance, adjusted for the numbers tried."
+        opposite = [r for r in sure if r["number"].startswith("sign conflict") and r["rho"] < 0]
+        return said + (_OPPOSITE if opposite else "")
     if hints:
-        return (
-            f"- **{setting}**: a hint only, from {_named(hints)}; none remains after adjustment for the numbers tried."
-        )
+        unsure = "none is sure, once adjusted for the numbers tried and with other tasks drawn"
+        return f"- **{setting}**: hints only, from {_named(hints)}; {unsure}."
     best = max(rows, key=lambda r: abs(r["rho"]))
     said = f"the strongest is {best['number']} ({best['over']}, ρ = {best['rho']:+.2f}, p = {best['p']:.2f})"
     return f"- **{setting}**: not detectable with so few tasks; {said}."

@@ -76,7 +76,8 @@ def test_the_page_says_no_more_than_the_correlations_allow() -> None:
     results = load_findings(FINDINGS_RESULTS)
     text = page(results)
     for setting, rows in results["predictions"].items():
-        sure = [r for r in rows if r["p_adjusted"] <= 0.05]
+        sure = [r for r in rows if r["p_adjusted"] <= 0.05 and (r["low"] > 0 or r["high"] < 0)]
         verdict = next(line for line in text.splitlines() if line.startswith(f"- **{setting}**"))
         assert ("can be told from chance" in verdict) == bool(sure)
+        assert ("opposite" in verdict) == any(r["number"].startswith("sign conflict") and r["rho"] < 0 for r in sure)
         assert len(rows) >= 15 and {r["n"] for r in rows} == {21, 42}

@@ -168,8 +168,10 @@ def test_whatever_a_sum_depends_on_makes_it_anew(
         code = change.pop("code")
         monkeypatch.setattr(kept_module, "_code", lambda: code)
     source = Counting(**change.pop("source", {}))
-    survey(source, tmp_path, **{"trim_density": 0.3, **change})
+    options = {"trim_density": 0.3, **change}
+    found = survey(source, tmp_path, **options)
     assert set(source.read) == set(NAMES)
+    assert_equal(survey(Counting(), None, **options), found)
 
 
 def test_shown_thresholds_need_no_new_pass(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,9 +18,11 @@ from typing import Any
 from explorer import adapter_command
 from explorer.commands import COMMANDS, add_commands
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
-from explorer.errors import ExplorerError, InputError, OutputError, all_problems, sentence
+from explorer.errors import ExplorerError, InputError, all_problems, sentence
 from explorer.gather_command import add_gather, run_gather
 from explorer.recipe import Recipe, hub_parts, model_name
+from explorer.survey_command import ReportWriter, add_survey, run_survey
+from explorer.terminal import make_folder, print_json, print_table, progress_line
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
 
@@ -38,17 +39,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
-    survey = _models_command(commands, "survey", "interference metrics as tables")
-    survey.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
-    only = "only these metrics; all: also those that decompose matrices, which take longest"
-    survey.add_argument("--metrics", nargs="+", metavar="NAME", help=only)
-    survey.add_argument(
-        "--trim-density",
-        type=float,
-        default=0.2,
-        metavar="FRACTION",
-        help="trim each task vector to this fraction first, for metrics on trimmed vectors (default 0.2; 1 = all)",
-    )
+    add_survey(_models_command(commands, "survey", "every interference metric as tables, and one page of figures"))
     merge = commands.add_parser("merge", help="merge by a recipe into a model folder")
     merge.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
@@ -90,9 +81,9 @@ def _models_command(commands: Any, name: str, help: str) -> argparse.ArgumentPar
     return command
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code."""
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, *, write_report: ReportWriter | None = None) -> int:
+    """Run one command; the exit code. `write_report` draws a survey as a page: nothing in here knows how."""
+    arguments = parser().parse_args(argv, argparse.Namespace(write_report=write_report))
     try:
         code = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()  # here, where a closed pipe can still be answered
@@ -142,14 +133,6 @@ def named_tasks(texts: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1, ensure_ascii=False, default=str))
-
-
-def _print_table(table: Any) -> None:
-    print(table.to_string(index=False, float_format=lambda x: f"{x:.4g}", na_rep="-"))
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     from explorer.inspection import inspect_models
 
@@ -157,62 +140,21 @@ def _inspect(arguments: argparse.Namespace) -> int:
     _download(arguments, [str(arguments.base), *tasks.values()])
     found = inspect_models(arguments.base, tasks)
     if arguments.json:
-        _print_json(found.to_json())
+        print_json(found.to_json())
         return 0
-    _print_table(found.models)
+    print_table(found.models)
     print()
-    _print_table(found.differences)
+    print_table(found.differences)
     for line in (*found.warnings, *found.problems):
         print(f"\n{line}")
     return 0
 
 
 def _survey(arguments: argparse.Namespace) -> int:
-    from explorer.library import survey_checkpoints
-
     tasks = named_tasks(arguments.tasks)
-    _make_folder(arguments.out)
+    make_folder(arguments.out)
     _download(arguments, [str(arguments.base), *tasks.values()])
-    results = survey_checkpoints(
-        arguments.base,
-        tasks,
-        metrics=arguments.metrics,
-        trim_density=arguments.trim_density,
-        progress=_progress_line,
-    )
-    for name, result in results.items():
-        result.save(arguments.out / f"{name}.json")
-        _write_whole(arguments.out / f"{name}.csv", result.table.to_csv(index=False))
-    summary = {name: json.loads(r.at("model").to_json(orient="records")) for name, r in results.items()}
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
-    _write_whole(arguments.out / "summary.json", text + "\n")
-    if arguments.json:
-        print(text)
-        return 0
-    for name, result in results.items():
-        print(f"\n{name}")
-        whole = result.at("model").drop(columns=["level", "layer", "layer_index", "kind", "tensor"])
-        _print_table(whole.head(60))
-    print(f"\nwrote {len(results)} tables to {arguments.out}")
-    return 0
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(sentence(str(folder), "must be a folder for the tables", reason, "Give another.")) from error
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    return run_survey(arguments, tasks, arguments.write_report)
 
 
 def _merge(arguments: argparse.Namespace) -> int:
@@ -228,10 +170,10 @@ def _merge(arguments: argparse.Namespace) -> int:
     recipe = changed(recipe, arguments.set)
     recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
     _download(arguments, recipe.checkpoints)
-    export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=_progress_line)
+    export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=progress_line)
     if arguments.json:
         plain = {"path": export.path, "folders": export.folders, "total_bytes": export.total_bytes}
-        _print_json({**plain, "seconds": export.seconds, "survival": export.survival.to_json()})
+        print_json({**plain, "seconds": export.seconds, "survival": export.survival.to_json()})
         return 0
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
     print(survival_text(export.survival))
@@ -242,7 +184,7 @@ def _download(arguments: argparse.Namespace, names: Sequence[str]) -> None:
     """Fetch hub models, where the person asked for it. Raises CheckpointError."""
     from explorer.checkpoints.hub import download
 
-    download(names if arguments.hub else (), progress=_progress_line)
+    download(names if arguments.hub else (), progress=progress_line)
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -258,20 +200,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
     )
     if arguments.json:
-        _print_json(result.to_json())
+        print_json(result.to_json())
         return 0
-    _print_table(result.table)
+    print_table(result.table)
     scored = result.table[result.table["model"] == "merged"]
     print(f"\nmean accuracy {scored['accuracy'].mean():.4f} over {len(scored)} tasks")
     return 0
-
-
-def _progress_line(progress: Any) -> None:
-    if not sys.stderr.isatty():
-        return
-    eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s to go"
-    end = "\n" if progress.done == progress.total else ""
-    print(f"\r{progress.label} {progress.done}/{progress.total}{eta}    ", end=end, file=sys.stderr, flush=True)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
@@ -280,7 +214,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "merge": _merge,
     "merge-adapters": adapter_command.run,
     "evaluate": _evaluate,
-    "gather": lambda arguments: run_gather(arguments, _progress_line),
+    "gather": lambda arguments: run_gather(arguments, progress_line),
     **{kind: list_plugins(kind) for kind in CATALOGUES},
     "docs": write_docs,
     **COMMANDS,

@@ -26,6 +26,7 @@ from explorer.opening import OpenModels, companions_folder, open_all, open_model
 from explorer.recipe import DTYPES, Recipe
 from explorer.results import Result
 from explorer.store import Store
+from explorer.surveys import survey_models
 
 __all__ = ["evaluate_model", "merge_state_dicts", "run_recipe", "survey_checkpoints", "survey_state_dicts"]
 
@@ -96,21 +97,30 @@ def survey_checkpoints(
     metrics: Sequence[str] | None = None,
     trim_density: float = 0.2,
     policy: str = "refuse",
+    cache: Path | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> dict[str, Result]:
-    """Interference metrics (None: all but those on matrices; ["all"]) of checkpoints on disk, read lazily."""
-    base_checkpoint, checkpoints = open_all(base, tasks)
-    alignment = align(base_checkpoint, checkpoints)
-    models = OpenModels(base_checkpoint, alignment.tasks, alignment, alignment.require(policy), policy)
-    return survey(
-        models.source,
-        metrics=metrics,
+    """Interference metrics (None: all but those on matrices; ["all"]) of checkpoints on disk, read lazily.
+
+    `cache`: a folder where finished work is kept, so that a survey goes on where it stopped and is not made twice.
+    """
+    made = survey_models(
+        open_for_survey(base, tasks, policy),
+        metrics,
         trim_density=trim_density,
-        executor=ThreadExecutor(2),
+        cache=cache,
         progress=progress,
         cancel=cancel,
     )
+    return {name: made.finish(name) for name in made.planned}
+
+
+def open_for_survey(base: str | Path, tasks: Mapping[str, str | Path], policy: str = "refuse") -> OpenModels:
+    """A base and its fine-tunes, aligned under a policy, as a survey takes them."""
+    base_checkpoint, checkpoints = open_all(base, tasks)
+    alignment = align(base_checkpoint, checkpoints)
+    return OpenModels(base_checkpoint, alignment.tasks, alignment, alignment.require(policy), policy)
 
 
 def evaluate_model(

@@ -139,8 +139,11 @@ class Result:
     def save(self, path: Path) -> None:
         """Write one JSON file, whole or not at all."""
         partial = path.with_name(path.name + ".part")
-        partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
-        partial.replace(path)
+        try:
+            partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @staticmethod
     def load(path: Path) -> Result:
@@ -148,6 +151,9 @@ class Result:
         data = json.loads(path.read_text(encoding="utf-8"))
         table = pd.DataFrame(data["table"]["data"], columns=data["table"]["columns"])
         columns = tuple(Column(**c) for c in data["columns"])
+        for name in (c.name for c in columns if c.type != "text"):
+            if table[name].isna().all():  # nothing in it says that it holds numbers
+                table[name] = table[name].astype(float)
         return Result(data["kind"], tuple(data["tasks"]), table, columns, data["provenance"])
 
 

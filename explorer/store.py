@@ -127,5 +127,7 @@ class KeptStore(Store):
 
 
 def cache_folder() -> Path:
-    """Where this user's caches belong: $XDG_CACHE_HOME, else ~/.cache."""
+    """Where this user's caches belong: $EXPLORER_CACHE itself, else a folder in $XDG_CACHE_HOME, else in ~/.cache."""
+    if named := os.environ.get("EXPLORER_CACHE"):
+        return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "task-interference-explorer"

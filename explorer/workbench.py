@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,10 +24,9 @@ from explorer.compute.device import pick_device
 from explorer.compute.source import Source
 from explorer.errors import ExplorerError, InputError, PathError, sentence
 from explorer.evaluation import EvaluationTask, Evaluator, find_tasks, load_task
-from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
+from explorer.executor import CancelToken, ProgressCallback
 from explorer.exporting import Export, write_merge
 from explorer.inspection import Inspection, inspect_open
-from explorer.interference import survey
 from explorer.live import LiveModel, Resident, load_resident, resident_bytes
 from explorer.merging import METHODS, Method
 from explorer.opening import OpenModels, companions_folder, open_models
@@ -36,6 +36,7 @@ from explorer.seeds import digest_of
 from explorer.session import Session
 from explorer.slots import Slot, Turns
 from explorer.store import KeptStore, Store
+from explorer.surveys import survey_models
 from explorer.uploads import Uploads
 
 MAX_SLOTS = 32
@@ -47,7 +48,7 @@ class Workbench:
     `roots` are the only folders checkpoints may come from, uploads apart; `tasks_folders` hold evaluation tasks;
     `exports` is where merges are written; `scratch` is for temporary files and goes with the server. `budget_bytes`
     bounds what is kept resident for all sessions together. `cache` is a folder where answers of unmerged checkpoints
-    are kept between runs; None keeps nothing. `hub`: whether models of the Hugging Face hub may be named.
+    and surveys are kept between runs; None keeps nothing. `hub`: whether models of the Hugging Face hub may be named.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Workbench:
         self._uploads = Uploads(self.scratch / "uploads")
         self.exports = Path(exports)
         self.device = pick_device(device)
-        self.store = _store(budget_bytes, cache, self.device.title)
+        self.store, self._cache = _store(budget_bytes, cache, self.device.title), cache
         self.turns = Turns()
         self._tasks_folders = tuple(tasks_folders)
         self._slots: OrderedDict[str, Slot] = OrderedDict()
@@ -192,13 +193,15 @@ class Workbench:
         cancel: CancelToken | None = None,
     ) -> dict[str, Result]:
         """Interference metrics of the recipe's models, kept by content, so the same question is answered at once."""
-        source = self._source(recipe)
+        models = self.models(recipe)
+        device = self.device.torch if self._fits(models) else None
 
         def make() -> dict[str, Result]:
-            executor = ThreadExecutor(2)
-            return survey(source, metrics=metrics, trim_density=trim_density, executor=executor, cancel=cancel)
+            run = partial(survey_models, models, metrics, trim_density=trim_density, cancel=cancel)
+            made = run(cache=self._cache, device=device, resident=partial(self._source, recipe))
+            return {name: made.finish(name) for name in made.planned}
 
-        key = f"survey/{source.digest}/" + digest_of(sorted(metrics), trim_density)
+        key = f"survey/{models.source.digest}/" + digest_of(sorted(metrics), trim_density)
         return self.store.get_or_make(key, make, lambda results: sum(_table_bytes(r) for r in results.values()))
 
     def live(self, slot: Slot, recipe: Recipe) -> LiveModel:
@@ -274,10 +277,8 @@ def export_folder(exports: Path, name: str) -> Path:
 
 def _store(budget_bytes: int, cache: Path | None, device: str) -> Store:
     """The server's store. Kept answers belong to one torch version and device, whose last bits may differ."""
-    if cache is None:
-        return Store(budget_bytes)
-    folder = cache / "scores" / digest_of(torch.__version__, device)
-    return KeptStore(budget_bytes, folder, "predictions/checkpoint/")
+    folder = cache and cache / "scores" / digest_of(torch.__version__, device)
+    return KeptStore(budget_bytes, folder, "predictions/checkpoint/") if folder else Store(budget_bytes)
 
 
 def _table_bytes(result: Result) -> int:

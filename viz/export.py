@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -23,19 +21,8 @@ ROWS_SHOWN = 200
 """So many rows of a table a report prints; the CSV beside it has all."""
 
 # The page may run what is written in it and nothing else, and may connect to nobody.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One figure of a report with its words and numbers; text is plain text, never HTML."""
-
-    title: str
-    figure: go.Figure | None = None
-    caption: str = ""
-    how: str = ""
-    table: pd.DataFrame | None = None
 
 
 def figure_html(figure: go.Figure, theme: Theme = "light", *, title: str = "Figure") -> str:
@@ -43,21 +30,9 @@ def figure_html(figure: go.Figure, theme: Theme = "light", *, title: str = "Figu
     return _page(title, _figure(figure, theme, "figure"), theme)
 
 
-def report_html(sections: Iterable[Section], *, title: str = "Task interference", theme: Theme = "light") -> str:
-    """One page with several figures, their sentences, explanations and tables; plotly.js is inside once."""
-    blocks = [_section(section, theme, f"figure-{index}") for index, section in enumerate(sections)]
-    body = f"<h1>{html.escape(title)}</h1>" + ("".join(blocks) or "<p>There is nothing to report.</p>")
-    return _page(title, body, theme)
-
-
 def write_html(figure: go.Figure, path: Path, theme: Theme = "light", *, title: str = "Figure") -> None:
     """Write `figure_html`, whole or not at all. Raises OutputError."""
-    _write(Path(path), figure_html(figure, theme, title=title))
-
-
-def write_report(sections: Iterable[Section], path: Path, *, title: str = "Task interference") -> None:
-    """Write `report_html`, whole or not at all. Raises OutputError."""
-    _write(Path(path), report_html(sections, title=title))
+    write_text(Path(path), figure_html(figure, theme, title=title))
 
 
 def csv_text(table: pd.DataFrame) -> str:
@@ -72,7 +47,7 @@ def csv_text(table: pd.DataFrame) -> str:
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write `csv_text`, whole or not at all. Raises OutputError."""
-    _write(Path(path), csv_text(table))
+    write_text(Path(path), csv_text(table))
 
 
 def _inert(cell: object) -> object:
@@ -90,20 +65,8 @@ def _figure(figure: go.Figure, theme: Theme, identity: str) -> str:
                        include_mathjax=False, div_id=identity))  # fmt: skip
 
 
-def _section(section: Section, theme: Theme, identity: str) -> str:
-    parts = [f"<h2>{html.escape(section.title)}</h2>"]
-    if section.figure is not None:
-        parts.append(_figure(section.figure, theme, identity))
-    if section.caption:
-        parts.append(f"<p>{html.escape(section.caption)}</p>")
-    if section.how:
-        parts.append(f"<details><summary>How to read this</summary><p>{html.escape(section.how)}</p></details>")
-    if section.table is not None:
-        parts.append(f"<details><summary>Numbers</summary>{_table(section.table)}</details>")
-    return f"<section>{''.join(parts)}</section>"
-
-
-def _table(table: pd.DataFrame) -> str:
+def table_html(table: pd.DataFrame) -> str:
+    """A table as HTML, its first rows where it is long; every name escaped."""
     shown = table.head(ROWS_SHOWN)
     text = shown.to_html(index=False, border=0, escape=True, na_rep="–", float_format=lambda x: f"{x:.5g}")
     rest = len(table) - len(shown)
@@ -122,14 +85,15 @@ def _page(title: str, body: str, theme: Theme) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{style}</style>"
         f"<script>{get_plotlyjs()}</script></head><body>{body}</body></html>\n"
     )
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises OutputError."""
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

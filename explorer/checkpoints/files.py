@@ -7,15 +7,20 @@ that shrinks while it is read gives a short read, thus an error message, where a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import secrets
 import stat
 import threading
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 from explorer.errors import CheckpointError, sentence
+from explorer.seeds import digest_of
 
 MAX_HANDLES = 64
 _BLOCK_BYTES = 1 << 22
@@ -84,6 +89,9 @@ class _Handle:
 _handles: OrderedDict[FileStamp, _Handle] = OrderedDict()
 _handles_lock = threading.Lock()
 _digests: dict[FileStamp, str] = {}
+_digests_folder: Path | None = None
+_SETTLED_NS = 2_000_000_000
+"""A file that changed less long ago may change again without a new time stamp."""
 
 
 def _open(stamp: FileStamp) -> _Handle:
@@ -124,16 +132,63 @@ def read_into(stamp: FileStamp, offset: int, buffer: memoryview, *, who: str) ->
         done += count
 
 
+def remember_digests(folder: Path | None) -> None:
+    """Also remember digests of files between runs, in this folder; None only while this process lives."""
+    global _digests_folder
+    _digests_folder = folder
+
+
 def file_digest(stamp: FileStamp) -> str:
     """blake2b of a file's bytes as hexadecimal text; remembered for as long as the file stays the same."""
     stamp.check()
     known = _digests.get(stamp)
-    if known is not None:
-        return known
+    if known is None:
+        note = _note(stamp)
+        known = _noted(note)
+        if known is None:
+            known = _digest_of_content(stamp)
+            _write_note(note, known)
+        _digests[stamp] = known
+    return known
+
+
+def _digest_of_content(stamp: FileStamp) -> str:
     total, block = hashlib.blake2b(digest_size=16), bytearray(min(_BLOCK_BYTES, max(stamp.size_bytes, 1)))
     for offset in range(0, stamp.size_bytes, len(block)):
         view = memoryview(block)[: min(len(block), stamp.size_bytes - offset)]
         read_into(stamp, offset, view, who="content")
         total.update(view)
-    _digests[stamp] = total.hexdigest()
-    return _digests[stamp]
+    return total.hexdigest()
+
+
+def _note(stamp: FileStamp) -> Path | None:
+    """Where the digest of this very file is noted; its name says all that the system tells of the file."""
+    if _digests_folder is None:
+        return None
+    with contextlib.suppress(OSError):
+        now = stamp.path.stat()
+        if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
+            parts = (stamp.path.resolve(), stamp.size_bytes, stamp.mtime_ns, now.st_ctime_ns, stamp.inode, now.st_dev)
+            return _digests_folder / digest_of("file", *parts)
+    return None
+
+
+def _noted(note: Path | None) -> str | None:
+    if note is not None:
+        with contextlib.suppress(OSError, ValueError):
+            text = note.read_text(encoding="ascii")
+            return text if re.fullmatch("[0-9a-f]{32}", text) else None
+    return None
+
+
+def _write_note(note: Path | None, digest: str) -> None:
+    if note is None:
+        return
+    partial = note.with_suffix(f".{secrets.token_hex(4)}.part")
+    with contextlib.suppress(OSError):
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(digest, encoding="ascii")
+            os.replace(partial, note)
+        finally:
+            partial.unlink(missing_ok=True)

@@ -6,18 +6,27 @@ again with other settings without reading a weight. A metric is one file in this
 
 from explorer.interference._api import METRICS, Context, Metric, Totals, metric
 from explorer.interference._grid import DENSITIES
+from explorer.interference._kept import Closed, KeptSums, NotKept
+from explorer.interference._memory import DEFAULT_MEMORY_BYTES, Fit, fit_memory, memory_bytes
 from explorer.interference._run import SURVEY_SPECS, collect, survey
 from explorer.interference._survey import Survey
 
 __all__ = [
+    "DEFAULT_MEMORY_BYTES",
     "DENSITIES",
     "METRICS",
     "SURVEY_SPECS",
+    "Closed",
     "Context",
+    "Fit",
+    "KeptSums",
     "Metric",
+    "NotKept",
     "Survey",
     "Totals",
     "collect",
+    "fit_memory",
+    "memory_bytes",
     "metric",
     "survey",
 ]

@@ -35,6 +35,13 @@ class Job(Protocol):
     def values(self) -> Mapping[str, Any]: ...
 
 
+class Kept(Protocol):
+    """Where sums of finished tensors are looked up and kept."""
+
+    def find(self, name: str, job: int) -> Sums | None: ...
+    def keep(self, name: str, job: int, sums: Sums) -> None: ...
+
+
 @dataclass(frozen=True)
 class _Work:
     source: Source
@@ -47,6 +54,7 @@ def with_matrices(
     found: Survey,
     source: Source,
     jobs: Sequence[Job],
+    kept: Kept,
     *,
     refuse: Callable[[Tensor, Chunk, tuple[str, ...]], str],
     executor: Executor,
@@ -58,6 +66,7 @@ def with_matrices(
     Every task's matrix is decomposed once, whatever the number of metrics. Memory: of one large matrix at a time
     (of small ones, as many as there are workers) the differences of all T tasks in 32 bits, the vectors of the smaller
     side of each in 64, and about six copies in 64: at most 1.5 T + 6 times the largest matrix in float64.
+    `kept`: where finished tensors are looked up and kept, by the number of the job behind those of the survey.
     `refuse` words what is wrong with differences that are not finite. The provenance tells how many tensors were
     decomposed, how many of them by a sketch, and why others were left out.
     Raises CheckpointError naming tensor and task for a difference that is not finite, Cancelled.
@@ -66,13 +75,20 @@ def with_matrices(
     shapes = {name: matrix_shape(source.shape(name), found.groups[name]) for name in source.names}
     chosen = [name for name, shape in shapes.items() if not isinstance(shape, str)]
     work = partial(_matrix_sums, _Work(source, jobs, refuse, threading.Lock()), shapes)
-    done = executor.map(work, chosen, total=len(chosen), label="matrices", progress=progress, cancel=cancel)
-    by_name = dict(zip(chosen, done, strict=True))
+    places = range(len(found.nothing), len(found.nothing) + len(jobs))
+    known = {name: tuple(kept.find(name, place) for place in places) for name in chosen}
+    by_name = {n: tuple(s for s in several if s is not None) for n, several in known.items() if None not in several}
+    missing = [name for name in chosen if name not in by_name]
+    done = executor.map(work, missing, total=len(missing), label="matrices", progress=progress, cancel=cancel)
+    for name, several in zip(missing, done, strict=True):
+        by_name[name] = several
+        for place, sums in zip(places, several, strict=True):
+            kept.keep(name, place, sums)
     empty = MatrixContext("", source.tasks, torch.zeros((len(source.tasks), 0, 0), device=source.device))
     nothing = tuple(_sums(job, empty) for job in jobs)
-    sums = {name: (*found.sums.get(name, ()), *by_name.get(name, nothing)) for name in source.names}
+    together = {name: (*found.sums.get(name, ()), *by_name.get(name, nothing)) for name in source.names}
     told = {**_told(source, shapes), "matrix_seconds": round(time.perf_counter() - started, 3)}
-    return replace(found, sums=sums, nothing=(*found.nothing, *nothing), provenance={**found.provenance, **told})
+    return replace(found, sums=together, nothing=(*found.nothing, *nothing), provenance={**found.provenance, **told})
 
 
 def _told(source: Source, shapes: Mapping[str, tuple[int, int] | str]) -> dict[str, Any]:

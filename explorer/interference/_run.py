@@ -5,39 +5,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from explorer.checkpoints.groups import Group, group_of
-from explorer.compute.source import Chunk, Source, arithmetic_dtype, base_chunk, chunks, deltas, numel
-from explorer.errors import CheckpointError, ParameterError, UnknownNameError, all_problems, near, sentence
+from explorer.compute.source import CHUNK_ELEMENTS, Source, numel
+from explorer.errors import ParameterError, UnknownNameError, all_problems, near, sentence
 from explorer.executor import CancelToken, Executor, ProgressCallback, ThreadExecutor
-from explorer.interference import _fused, _grid, _nulls
-from explorer.interference._api import FUSED, METRICS, Context, Metric, Partial
-from explorer.interference._fused_jobs import FusedJobs
-from explorer.interference._survey import Held, Planned, Sums, Survey
+from explorer.interference import _grid
+from explorer.interference._api import FUSED, METRICS, Metric, chosen_names
+from explorer.interference._chunk_pass import Job, chunk_pass, not_finite, nothing
+from explorer.interference._kept import KeptSums, Nothing
+from explorer.interference._matrix_pass import with_matrices
+from explorer.interference._survey import Held, Planned, Survey
 from explorer.params import Choice, Range, check_values, specs_of
 from explorer.results import Result
 
-_PASSED_IN = ("parameters", "held", "executor", "progress", "cancel", "groups")
+_PASSED_IN = ("parameters", "held", "chunk_elements", "kept", "executor", "progress", "cancel", "groups")
 MOST_WORKERS = 4
 """Threads when no executor is given: chunks side by side, as the operations on one chunk are too short to split."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A distinct partial function with its parameters; metrics that share it read the same sums."""
-
-    function: Partial
-    on: str
-    values: Mapping[str, Any]
-    level: int = 0
-    """Which of the densities a trimmed metric's entries are kept at."""
 
 
 def collect(
@@ -56,13 +45,17 @@ def collect(
         "which weights trimming and mask shares are fractions of",
     ] = "all",
     held: Sequence[float] = (),
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept: KeptSums | None = None,
     executor: Executor | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
 ) -> Survey:
-    """The additive sums of several metrics (None: all) over a source, from one pass over its chunks.
+    """The additive sums of several metrics over a source, from one pass over its chunks.
 
+    `metrics` None takes every metric that sees weights in pieces; those on="matrix", which decompose whole matrices in
+    a pass of their own, are computed only when named, or with ["all"].
     `parameters` are values by metric name. Metrics `on="trimmed"` see, of each task vector, only the entries
     |τ_t| ≥ its exact whole-model threshold for `trim_density` (ties are kept, as the published TIES code does); 1
     keeps all and saves the passes that find the thresholds. `held` are more densities (such as `DENSITIES`) whose sums
@@ -70,29 +63,35 @@ def collect(
     `denominator` "changed" takes the density of the positions that any task changed, and is the default of every
     metric that declares a `denominator`.
     Sums are float64 or int64, added in chunk order: threads give the bits of a serial run. Memory is bounded by
-    workers x tasks x chunk, plus the sums.
+    workers x tasks x chunk (see `fit_memory`), plus the sums. `kept`: where finished tensors are looked up and kept.
     Raises UnknownNameError, ParameterError (all problems at once), CheckpointError naming tensor and task for a
     difference that is not finite, Cancelled.
     """
     started = time.perf_counter()
     rules = check_values(SURVEY_SPECS, {"trim_density": trim_density, "denominator": denominator}, who="survey")
     planned, jobs = _plan(metrics, parameters or {}, rules["denominator"], source.tasks)
+    jobs, matrix_jobs = [j for j in jobs if j.on != "matrix"], [j for j in jobs if j.on == "matrix"]
+    first = len(jobs)
     pool = executor or ThreadExecutor(min(MOST_WORKERS, os.cpu_count() or 1))
     densities = tuple(dict.fromkeys((rules["trim_density"], *_checked(held))))
     trims = any(job.on == "trimmed" for job in jobs) and min(densities) < 1
-    thresholds = _grid.thresholds(source, densities, rules["denominator"], pool, cancel) if trims else None
     places = _hold(jobs, densities)
-    pieces = [*chunks(source), *(Chunk(name, 0, 0) for name in source.names if not numel(source, name))]
-    fused = FusedJobs(source, jobs, thresholds) if _fused.serves(source) else None
-    work = partial(_chunk_sums, source, jobs, thresholds, fused)
-    sums: dict[str, tuple[Sums, ...]] = {}
-    found = pool.map(work, pieces, total=len(pieces), label="survey", progress=progress, cancel=cancel)
-    for chunk, several in zip(pieces, found, strict=True):
-        sums[chunk.name] = _added(sums[chunk.name], several) if chunk.name in sums else several
-    nothing = tuple(_sums(job, torch.zeros((len(source.tasks), 0)), _context(source, None)) for job in jobs)
-    kept = _kept(densities, thresholds, places, source.tasks)
-    provenance = {**_origin(source, kept[densities[0]]), **rules, "seconds": round(time.perf_counter() - started, 3)}
-    return Survey(source.tasks, {n: groups(n) for n in source.names}, planned, sums, nothing, provenance, kept)
+    planned = {n: replace(p, job=p.job + (len(jobs) - first) * (p.job >= first)) for n, p in planned.items()}
+    cut = {"denominator": rules["denominator"], "chunk": chunk_elements}
+    found = kept.of(source, (*jobs, *matrix_jobs), cut, densities) if kept else Nothing()
+    make = partial(_grid.thresholds, source, densities, rules["denominator"], pool, cancel)
+    thresholds = found.thresholds(make) if trims else None
+    work: dict[str, Any] = {"executor": pool, "progress": progress, "cancel": cancel}
+    try:
+        sums = chunk_pass(source, jobs, thresholds, found, chunk_elements, **work)
+        at = _held(densities, thresholds, places, source.tasks)
+        told = {**_origin(source, at[densities[0]]), **rules, "seconds": round(time.perf_counter() - started, 3)}
+        made = Survey(
+            source.tasks, {n: groups(n) for n in source.names}, planned, sums, nothing(source, jobs), told, at
+        )
+        return with_matrices(made, source, matrix_jobs, found, refuse=not_finite, **work) if matrix_jobs else made
+    finally:
+        found.write()  # of a pass that is cut off, too
 
 
 def _origin(source: Source, first: Held) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def _origin(source: Source, first: Held) -> dict[str, Any]:
     return {"source": source.digest, "tasks": list(source.tasks), "n": n, "trim_thresholds": first.thresholds}
 
 
-def _kept(
+def _held(
     densities: Sequence[float], thresholds: Tensor | None, places: list[dict[int, int]], tasks: tuple[str, ...]
 ) -> dict[float, Held]:
     """Every density of the survey, with the magnitudes from which entries are kept: None where all are."""
@@ -119,7 +118,7 @@ def _checked(held: Sequence[float]) -> tuple[float, ...]:
     return tuple(dict.fromkeys(held))
 
 
-def _hold(jobs: list[_Job], densities: Sequence[float]) -> list[dict[int, int]]:
+def _hold(jobs: list[Job], densities: Sequence[float]) -> list[dict[int, int]]:
     """Adds to `jobs` those of further densities; per density, the number of the job that stands for each."""
     first = dict(enumerate(jobs))
     places: list[dict[int, int]] = [{index: index for index in first}]
@@ -128,7 +127,7 @@ def _hold(jobs: list[_Job], densities: Sequence[float]) -> list[dict[int, int]]:
         for index, job in first.items():
             if job.on == "trimmed" and job.function in FUSED:
                 own[index] = len(jobs)
-                jobs.append(_Job(job.function, job.on, job.values, level))
+                jobs.append(Job(job.function, job.on, job.values, level))
         places.append(own)
     return places
 
@@ -148,6 +147,8 @@ def survey(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
     groups: Callable[[str], Group] = group_of,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept: KeptSums | None = None,
 ) -> dict[str, Result]:
     """One table per metric (None: all), at model, layer, kind, cell and tensor level, from one pass; see `collect`."""
     found = collect(
@@ -160,15 +161,17 @@ def survey(
         progress=progress,
         cancel=cancel,
         groups=groups,
+        chunk_elements=chunk_elements,
+        kept=kept,
     )
     return {name: found.finish(name) for name in found.planned}
 
 
 def _plan(
     metrics: Sequence[str] | None, parameters: Mapping[str, Mapping[str, Any]], denominator: str, tasks: tuple[str, ...]
-) -> tuple[dict[str, Planned], list[_Job]]:
+) -> tuple[dict[str, Planned], list[Job]]:
     """What each metric reads, and the distinct partial functions to call. Raises with every problem at once."""
-    names = METRICS.names() if metrics is None else tuple(dict.fromkeys(metrics))
+    names = chosen_names(metrics)
     unknown = [
         sentence("metric", "must be a known name", repr(n), near(n, METRICS.names())) for n in names if n not in METRICS
     ]
@@ -180,7 +183,7 @@ def _plan(
         if n not in names
     ]
     planned: dict[str, Planned] = {}
-    jobs: list[_Job] = []
+    jobs: list[Job] = []
     for name in names:
         metric = METRICS.get(name)
         try:
@@ -188,7 +191,7 @@ def _plan(
         except ParameterError as error:
             problems.append(str(error))
             continue
-        job = _Job(metric.partial, metric.on, values)
+        job = Job(metric.partial, metric.on, values)
         if job not in jobs:
             jobs.append(job)
         planned[name] = Planned(metric, jobs.index(job), values, finish)
@@ -201,66 +204,3 @@ def _given(metric: Metric, values: Mapping[str, Any], denominator: str) -> dict[
     """The values given for a metric, with the survey's denominator where the metric declares one."""
     declares = any(spec.name == "denominator" for spec in metric.partial_specs)
     return {**({"denominator": denominator} if declares else {}), **values}
-
-
-def _context(source: Source, chunk: Chunk | None, *, unchanged: bool = True, trimmed: bool = False) -> Context:
-    if chunk is None or chunk.start == chunk.stop:
-        return Context("", 0, source.tasks, partial(torch.zeros, 0), unchanged, trimmed)
-    every = _nulls.every(chunk.stop - chunk.start, sum(numel(source, name) for name in source.names))
-    base = partial(base_chunk, source, chunk)
-    return Context(chunk.name, chunk.start, source.tasks, base, unchanged, trimmed, every)
-
-
-def _chunk_sums(
-    source: Source, jobs: Sequence[_Job], thresholds: Tensor | None, fused: FusedJobs | None, chunk: Chunk
-) -> tuple[Sums, ...]:
-    """Every partial function on one chunk: by the fused pass, or on deltas that are formed once, trimmed ones once."""
-    if chunk.start == chunk.stop:
-        none = torch.zeros((len(source.tasks), 0), dtype=arithmetic_dtype(source, chunk.name))
-        return tuple(_sums(job, none, _context(source, None)) for job in jobs)
-    done = fused.sums(chunk) if fused else {}
-    if len(done) == len(jobs):
-        return tuple(done[index] for index in range(len(jobs)))
-    raw = deltas(source, chunk)
-    low, high = (float(edge) for edge in torch.aminmax(raw))
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise CheckpointError(_not_finite(raw, chunk, source.tasks))
-    unchanged = low == high == 0
-    trimmed = [raw] * (1 if thresholds is None else len(thresholds))
-    if thresholds is not None and not unchanged:
-        trimmed = [torch.where(raw.abs() >= row[:, None], raw, 0) for row in thresholds]
-    out = []
-    for index, job in enumerate(jobs):
-        if index in done:
-            out.append(done[index])
-            continue
-        is_trimmed = job.on == "trimmed" and thresholds is not None
-        context = _context(source, chunk, unchanged=unchanged, trimmed=is_trimmed)
-        out.append(_sums(job, trimmed[job.level] if job.on == "trimmed" else raw, context))
-    return tuple(out)
-
-
-def _sums(job: _Job, values: Tensor, context: Context) -> Sums:
-    """A partial function's sums as float64 and int64 arrays."""
-    found = {}
-    for key, value in job.function(values, **job.values, context=context).items():
-        wide = torch.float64 if value.is_floating_point() else torch.int64
-        found[key] = value.to(device="cpu", dtype=wide).numpy()
-    return found
-
-
-def _added(total: tuple[Sums, ...], more: tuple[Sums, ...]) -> tuple[Sums, ...]:
-    return tuple({key: old[key] + new[key] for key in old} for old, new in zip(total, more, strict=True))
-
-
-def _not_finite(raw: Tensor, chunk: Chunk, tasks: tuple[str, ...]) -> str:
-    """One sentence per task whose difference from the base is not finite, with the first such position."""
-    problems = []
-    for task, row in zip(tasks, raw, strict=True):
-        bad = (~torch.isfinite(row)).nonzero()
-        if len(bad):
-            at = int(bad[0])
-            got = f"{float(row[at])} at flat position {chunk.start + at}"
-            must = f"tensor {chunk.name} must differ from the base by finite numbers"
-            problems.append(sentence(f"task {task}", must, got, "Check this checkpoint and the base for NaN and Inf."))
-    return all_problems("survey", problems)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from chart_examples import TASKS, scores, sign_conflict
+from chart_examples import TASKS, scores
 
 from explorer.errors import OutputError
 from viz.charts import CHARTS
-from viz.export import ROWS_SHOWN, Section, csv_text, figure_html, report_html, write_csv, write_html
+from viz.export import csv_text, figure_html, write_csv, write_html
 
 EVIL = ("<b>x</b>", "</script><script>alert(1)</script>")
 
@@ -39,28 +39,6 @@ def test_themes_differ_and_leave_the_figure_alone() -> None:
     before = figure.to_json()
     light, dark = figure_html(figure, "light"), figure_html(figure, "dark")
     assert light != dark and figure.to_json() == before
-
-
-def test_report_escapes_every_text_and_carries_plotly_once() -> None:
-    result = sign_conflict(EVIL)
-    chart = CHARTS.get("sign_conflict_pairs")
-    sections = [
-        Section(EVIL[1], chart(result), chart.caption_of(result), "a < b", chart.table_of(result)) for _ in range(2)
-    ]
-    page = report_html(sections, title=EVIL[1])
-    assert page.count("<script>alert") == 0
-    rest = without_plotly(page)
-    assert len(rest) < 200_000 and rest.count('class="plotly-graph-div"') == 2 and "a &lt; b" in rest
-    assert len(set(re.findall(r'<div id="([^"]+)"', rest))) == 2
-
-
-def test_report_without_sections_says_so() -> None:
-    assert "nothing to report" in report_html([])
-
-
-def test_report_cuts_long_tables_and_says_so() -> None:
-    page = report_html([Section("t", table=pd.DataFrame({"n": np.arange(ROWS_SHOWN + 5)}))])
-    assert f"The first {ROWS_SHOWN} of {ROWS_SHOWN + 5} rows." in page
 
 
 @pytest.mark.parametrize(

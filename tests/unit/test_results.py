@@ -1,5 +1,8 @@
 """Results check their columns and survive a round trip through a file."""
 
+from pathlib import Path
+
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -34,3 +37,17 @@ def test_rows_of_one_level() -> None:
     table = pd.DataFrame({"level": ["model", "layer", "layer"], "layer": ["", "0", "1"], "v": [1.0, 2.0, 3.0]})
     result = Result("demo", (), table, (number("v", "v"),))
     assert list(result.at("layer").v) == [2.0, 3.0] and list(result.at("layer", layer="1").v) == [3.0]
+
+
+def test_columns_without_any_number_come_back(tmp_path: Path) -> None:
+    table = pd.DataFrame({"name": ["a", "b"], "value": [np.nan, np.nan]})
+    Result("kind", ("a",), table, (text("name", "n"), number("value", "v"))).save(tmp_path / "r.json")
+    assert Result.load(tmp_path / "r.json").table.value.isna().all()
+
+
+def test_a_save_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    result = Result("kind", ("a",), pd.DataFrame({"value": [1.0]}), (number("value", "v"),))
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        result.save(tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]

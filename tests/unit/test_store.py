@@ -94,5 +94,8 @@ def test_pickled_objects_are_never_loaded(tmp_path) -> None:
 
 
 def test_cache_folder_follows_the_convention(monkeypatch, tmp_path) -> None:
+    monkeypatch.delenv("EXPLORER_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "task-interference-explorer"
+    monkeypatch.setenv("EXPLORER_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

@@ -295,8 +295,8 @@ def test_an_idle_tab_makes_room_for_the_one_in_use(zoo: Path, tmp_path: Path) ->
 
 def test_a_survey_is_made_once(bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    real = explorer.workbench.survey
-    monkeypatch.setattr(explorer.workbench, "survey", lambda *a, **k: (made.append(1), real(*a, **k))[1])
+    real = explorer.workbench.survey_models
+    monkeypatch.setattr(explorer.workbench, "survey_models", lambda *a, **k: (made.append(1), real(*a, **k))[1])
     recipe = recipe_of(zoo)
     first = bench.survey(recipe, metrics=["cosine", "sign_conflict"])
     again = bench.survey(recipe_of(zoo, parameters={"scale": 0.9}), metrics=["sign_conflict", "cosine"])

@@ -25,7 +25,10 @@ def add_survey(command: argparse.ArgumentParser) -> None:
     """Add the options to the command line."""
     command.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
     command.add_argument(
-        "--metrics", nargs="+", metavar="NAME", help="only these metrics, as a,b or a b (default: all; see `metrics`)"
+        "--metrics",
+        nargs="+",
+        metavar="NAME",
+        help="only these metrics, as a,b or a b; all: also those that decompose matrices, which take longest",
     )
     command.add_argument(
         "--trim-density",
@@ -133,7 +136,7 @@ def _surveyed(arguments: argparse.Namespace, tasks: Mapping[str, str]) -> tuple[
 
 def _metrics(given: Sequence[str] | None) -> list[str] | None:
     names = [name for text in given or [] for name in text.split(",") if name]
-    return None if not names or "all" in names else names
+    return ["all"] if "all" in names else names or None
 
 
 def summary_of(models: Any, survey: Any, results: Mapping[str, Any], settings: argparse.Namespace) -> dict[str, Any]:

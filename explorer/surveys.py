@@ -22,6 +22,7 @@ from explorer.interference import (
     KeptSums,
     NotKept,
     Survey,
+    chosen_names,
     collect,
     fit_memory,
 )
@@ -45,7 +46,7 @@ def survey_models(
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Survey:
-    """The sums of several metrics (None: all) of open models; `finish` of what comes back makes tables.
+    """The sums of several metrics of open models; `finish` of what comes back makes tables. See `collect`.
 
     `cache` is the folder where sums of finished tensors are kept: a survey that was stopped goes on there, and one
     that was made before reads no weights. `fresh` makes it anew. None keeps nothing. `budget_bytes` bounds the memory
@@ -81,8 +82,8 @@ def survey_models(
 
 
 def declaring(parameter: str, value: Any, metrics: Sequence[str] | None) -> dict[str, dict[str, Any]]:
-    """Parameters by metric: the value for every metric asked for (None: all) that declares such a parameter."""
-    names = METRICS.names() if metrics is None else tuple(n for n in metrics if n in METRICS)
+    """Parameters by metric: the value for every metric asked for that declares such a parameter."""
+    names = tuple(n for n in chosen_names(metrics) if n in METRICS)
     return {n: {parameter: value} for n in names if any(s.name == parameter for s in METRICS.get(n).specs)}
 
 

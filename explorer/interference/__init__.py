@@ -4,7 +4,7 @@
 again with other settings without reading a weight. A metric is one file in this folder (see `_api`).
 """
 
-from explorer.interference._api import METRICS, Context, Metric, Totals, metric
+from explorer.interference._api import METRICS, Context, Metric, Totals, chosen_names, metric
 from explorer.interference._grid import DENSITIES
 from explorer.interference._kept import Closed, KeptSums, NotKept
 from explorer.interference._memory import DEFAULT_MEMORY_BYTES, Fit, fit_memory, memory_bytes
@@ -24,6 +24,7 @@ __all__ = [
     "NotKept",
     "Survey",
     "Totals",
+    "chosen_names",
     "collect",
     "fit_memory",
     "memory_bytes",

@@ -202,5 +202,5 @@ def _plan(
 
 def _given(metric: Metric, values: Mapping[str, Any], denominator: str) -> dict[str, Any]:
     """The values given for a metric, with the survey's denominator where the metric declares one."""
-    declares = any(spec.name == "denominator" for spec in metric.partial_specs)
+    declares = any(spec.name == "denominator" for spec in metric.specs)
     return {**({"denominator": denominator} if declares else {}), **values}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from explorer.compute.source import StateDictSource, chunks
+from explorer.compute.source import StateDictSource
 from explorer.errors import CheckpointError, ParameterError
 from explorer.executor import SerialExecutor, ThreadExecutor
-from explorer.interference import METRICS, Context, Metric, _run, survey
+from explorer.interference import METRICS, Context, Metric, survey
 from explorer.interference._matrices import MatrixContext
 from explorer.results import SCOPE, SCOPE_COLUMNS, Result
 
@@ -123,10 +122,9 @@ def test_skipping_an_unchanged_chunk_changes_no_sum(metric: Metric) -> None:
     assert all(np.array_equal(long[k], short[k]) for k in long)
 
 
-def test_threads_give_the_bits_of_a_serial_run(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_run, "chunks", partial(chunks, chunk_elements=50))
-    serial = one(metric, source_of(), executor=SerialExecutor())
-    threads = one(metric, source_of(), executor=ThreadExecutor(4))
+def test_threads_give_the_bits_of_a_serial_run(metric: Metric) -> None:
+    serial = one(metric, source_of(), executor=SerialExecutor(), chunk_elements=50)
+    threads = one(metric, source_of(), executor=ThreadExecutor(4), chunk_elements=50)
     pd.testing.assert_frame_equal(serial.table, threads.table, check_exact=True)
 
 

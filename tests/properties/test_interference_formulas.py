@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from itertools import combinations, product
 from math import nan, sqrt
 
@@ -14,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from explorer.compute.source import StateDictSource, chunks
-from explorer.interference import _run, survey
+from explorer.compute.source import StateDictSource
+from explorer.interference import survey
 
 SHAPES = {
     "embeddings.word_embeddings.weight": (3, 4),
@@ -223,9 +222,7 @@ def test_mask_patterns(denominator: str, model: tuple, choice: int) -> None:
 @settings(max_examples=15, deadline=None)
 def test_chunks_of_any_size_give_the_same_numbers_except_seeded_nulls(model: tuple) -> None:
     whole = survey(source_of(*model))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run, "chunks", partial(chunks, chunk_elements=3))
-        split = survey(source_of(*model))
+    split = survey(source_of(*model), chunk_elements=3)
     seeded = {
         "minority_mass": ["null"],
         "mask_overlap": ["null", "lift"],

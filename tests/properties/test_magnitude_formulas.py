@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from math import sqrt
 
 import numpy as np
@@ -14,8 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 from test_interference_formulas import SHAPES, check_rows, index, members, models, share
 
-from explorer.compute.source import StateDictSource, chunks
-from explorer.interference import _run, survey
+from explorer.compute.source import StateDictSource
+from explorer.interference import survey
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float64])
 CASES = settings(max_examples=15, deadline=None)
@@ -152,9 +151,7 @@ def test_roles_of_weights_by_the_number_of_masks(model: tuple) -> None:
 def test_split_equals_whole_except_where_places_are_permuted_within_a_chunk(model: tuple) -> None:
     names = ["redundancy", "top_k_overlap", "sum_energy", "conflict_map"]
     whole = survey(source_of(*model, torch.float32), names)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_run, "chunks", partial(chunks, chunk_elements=3))
-        split = survey(source_of(*model, torch.float32), names)
+    split = survey(source_of(*model, torch.float32), names, chunk_elements=3)
     for name, result in whole.items():
         hide = ["null", "lift"] if name in ("conflict_map", "top_k_overlap") else []
         pd.testing.assert_frame_equal(result.table.drop(columns=hide), split[name].table.drop(columns=hide), rtol=1e-12)

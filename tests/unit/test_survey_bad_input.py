@@ -37,7 +37,7 @@ def surveyed(folder: Path, base: dict[str, Tensor], tasks: dict[str, dict[str, T
     """Save the models and survey them as from the command line."""
     save(folder / "base", base)
     named = [f"{name}={save(folder / name, weights)}" for name, weights in tasks.items()]
-    arguments = ["survey", str(folder / "base"), *named, "-o", str(folder / "out")]
+    arguments = ["survey", str(folder / "base"), *named, "--metrics", "all", "-o", str(folder / "out")]
     command.cache_folder = lambda: folder / "cache"
     return main(arguments, write_report=write_report)
 

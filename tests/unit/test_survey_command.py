@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 from workbench_zoo import TASKS, make_models
 
-import explorer.interference._run as run
+import explorer.interference._chunk_pass as run
 import explorer.survey_command as command
 from explorer.__main__ import write_report
 from explorer.cli import main, parser
-from explorer.interference import METRICS, SURVEY_SPECS
+from explorer.interference import METRICS, SURVEY_SPECS, chosen_names
 from explorer.params import Choice
 from explorer.results import Result
 
@@ -73,7 +73,7 @@ def test_every_file_of_a_survey(zoo: Path, tmp_path: Path, capsys: Captured) -> 
 def test_summary_says_numbers_chance_and_origin(zoo: Path, tmp_path: Path) -> None:
     assert survey(zoo, tmp_path / "out", "--trim-density", "0.3") == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
-    assert set(summary["metrics"]) == set(METRICS.names())
+    assert set(summary["metrics"]) == set(chosen_names(None))
     for entry in summary["headlines"]:
         assert entry["null"] is not None and entry["value"] != entry["null"] and entry["rows"] >= entry["above_null"]
         rows = summary["metrics"][entry["metric"]]

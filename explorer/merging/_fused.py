@@ -117,7 +117,7 @@ def _run(
     base = source.base(chunk.name, chunk.start, chunk.stop).contiguous()
     tasks = [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
     settings = Settings.of(steps, count, kind)
-    settings.options[loops.FAST] &= all(t.dtype == torch.bfloat16 for t in (base, *tasks))
+    settings.options[loops.FAST] *= all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = settings.numbers.shape[1] - count
     ranked = steps.spread is not None
     merge = partial(_row_kernels().merge_rows, _chances(steps, source, chunk)) if ranked else loops.merge
@@ -186,15 +186,18 @@ def _chances(steps: Steps, source: Source, chunk: Chunk) -> np.ndarray:
     return torch.stack(tables).numpy()
 
 
-def _fast(steps: Steps, kind: str, count: int) -> bool:
-    """Whether a loop over four bfloat16 tasks at once knows these steps; the others go task by task."""
+def _fast(steps: Steps, kind: str, count: int) -> int:
+    """Whether a loop over four bfloat16 tasks at once knows these steps, and which; the others go task by task."""
     if steps.keep is not None or steps.times is not None or steps.over is not None:
-        return False
+        return 0
     trims = steps.low is not None or steps.high is not None
     if kind == "SUM" and not trims and steps.divisor == steps.common == 1:
-        return True
+        return 1
+    plain = trims and steps.high is None and steps.weights is None
+    if kind in ("ELECT_MEAN", "ELECTION") and count <= 4 and plain:
+        return kernels().PLAIN
     known = ("SUM", "ELECT_MEAN", "ELECT_SUM", "ELECTION") if trims else ("CONSENSUS",)
-    return count <= 4 and kind in known
+    return int(count <= 4 and kind in known)
 
 
 def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:

@@ -43,7 +43,7 @@ def merge_all(
         for o in range(len(targets)):
             targets[o] = outs[name, o] + start * _width(out_kinds[name])
         chosen[:] = options[row]
-        chosen[FAST] = chosen[FAST] and halves
+        chosen[FAST] *= halves
         change, size, _ = merge(
             base,
             kinds[name, 0],

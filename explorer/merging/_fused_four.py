@@ -12,9 +12,10 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.compute.compiled import choose, compiled, inlined, pointer, size_bits, widen
+from explorer.compute.compiled import as_bits, as_float, choose, compiled, inlined, pointer, size_bits, widen
 
 ZERO, ONE = np.float32(0), np.float32(1)
+_SIGN = np.uint32(0x80000000)
 
 
 @inlined
@@ -117,6 +118,83 @@ def elected(base, tasks, factors, shares, lows, highs, mean, tie, start, count, 
         merged[i] = agreed / divisor * sign
         weights[i] = weight
     return largest
+
+
+@inlined
+def _kept(delta, low):
+    """τ, or 0 where |τ| is below low."""
+    return choose(abs(delta) < low, ZERO, delta)
+
+
+@inlined
+def _agreeing(vote, sign_bit):
+    """The magnitude of a vote with this sign bit; 0 for a vote of the other sign."""
+    turned = as_float(as_bits(vote) ^ sign_bit)
+    return choose(turned > 0, turned, ZERO)
+
+
+@compiled
+def elected_mean(base, tasks, factors, lows, tie, start, count, weights, merged):
+    """`elected` for a mean over the number of agreeing tasks, without upper limits: what plain TIES needs."""
+    w = carray(pointer(base + 2 * start), count, np.uint16)
+    a = carray(pointer(tasks[0] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[0], factors[1], factors[2], factors[3]
+    la, lb, lc, ld = lows[0], lows[1], lows[2], lows[3]
+    largest = np.uint32(0)
+    for i in range(count):
+        weight = widen(w[i])
+        da, db, dc, dd = widen(a[i]) - weight, widen(b[i]) - weight, widen(c[i]) - weight, widen(d[i]) - weight
+        largest = max(largest, max(max(size_bits(da), size_bits(db)), max(size_bits(dc), size_bits(dd))))
+        ka, kb, kc, kd = _kept(da, la) * fa, _kept(db, lb) * fb, _kept(dc, lc) * fc, _kept(dd, ld) * fd
+        total = ZERO + ka
+        total += kb
+        total += kc
+        total += kd
+        sign_bit = as_bits(choose(total == 0, tie, total)) & _SIGN
+        va, vb, vc, vd = (
+            _agreeing(ka, sign_bit),
+            _agreeing(kb, sign_bit),
+            _agreeing(kc, sign_bit),
+            _agreeing(kd, sign_bit),
+        )
+        agreed = ZERO + va
+        agreed += vb
+        agreed += vc
+        agreed += vd
+        share = choose(va > 0, ONE, ZERO)
+        share += choose(vb > 0, ONE, ZERO)
+        share += choose(vc > 0, ONE, ZERO)
+        share += choose(vd > 0, ONE, ZERO)
+        merged[i] = as_float(as_bits(agreed / max(share, ONE)) ^ sign_bit)
+        weights[i] = weight
+    return largest
+
+
+@compiled
+def elected_balance(base, tasks, factors, lows, start, count):
+    """How many more elected signs are positive than negative, without upper limits; and the bits of the largest |τ|."""
+    w = carray(pointer(base + 2 * start), count, np.uint16)
+    a = carray(pointer(tasks[0] + 2 * start), count, np.uint16)
+    b = carray(pointer(tasks[1] + 2 * start), count, np.uint16)
+    c = carray(pointer(tasks[2] + 2 * start), count, np.uint16)
+    d = carray(pointer(tasks[3] + 2 * start), count, np.uint16)
+    fa, fb, fc, fd = factors[0], factors[1], factors[2], factors[3]
+    la, lb, lc, ld = lows[0], lows[1], lows[2], lows[3]
+    largest, balance = np.uint32(0), np.int32(0)
+    for i in range(count):
+        weight = widen(w[i])
+        da, db, dc, dd = widen(a[i]) - weight, widen(b[i]) - weight, widen(c[i]) - weight, widen(d[i]) - weight
+        largest = max(largest, max(max(size_bits(da), size_bits(db)), max(size_bits(dc), size_bits(dd))))
+        total = ZERO + _kept(da, la) * fa
+        total += _kept(db, lb) * fb
+        total += _kept(dc, lc) * fc
+        total += _kept(dd, ld) * fd
+        balance = np.int32(balance + choose(total > 0, np.int32(1), np.int32(0)))
+        balance = np.int32(balance - choose(total < 0, np.int32(1), np.int32(0)))
+    return largest, balance
 
 
 @compiled

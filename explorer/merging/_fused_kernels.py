@@ -25,7 +25,7 @@ from explorer.compute.compiled import (
     store,
     widen,
 )
-from explorer.merging._fused_four import agreed_sum, elected, plain_sum, trimmed_sum
+from explorer.merging._fused_four import agreed_sum, elected, elected_balance, elected_mean, plain_sum, trimmed_sum
 
 BLOCK = 1024
 """Elements at a time: four tasks of it in float32 are 16 KiB. Shorter blocks pay more for what a block costs itself."""
@@ -35,6 +35,8 @@ FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
 """Rows of `numbers` [ROWS, T]."""
 COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, DIVIDES, OPTIONS = range(9)
 """Places in `options`."""
+PLAIN = 2
+"""A value of FAST: votes have no upper limit, and a mean divides by the number of agreeing tasks."""
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
@@ -246,6 +248,9 @@ def _fast(base, tasks, n_tasks, options, numbers, scalars, start, count, weights
         return change
     elif options[COMBINE] == SUM or options[COMBINE] == ELECTION:
         change = trimmed_sum(base, tasks, factors, lows, highs, start, count, weights, merged)
+    elif options[FAST] == PLAIN:
+        tie = np.float32(1 if options[TIES_POSITIVE] else -1)
+        change = elected_mean(base, tasks, factors, lows, tie, start, count, weights, merged)
     else:
         mean, tie = options[COMBINE] == ELECT_MEAN, np.float32(1 if options[TIES_POSITIVE] else -1)
         shares = numbers[WEIGHT]
@@ -269,6 +274,10 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
     change, size, balance = np.uint32(0), np.uint32(0), 0
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
+        if options[FAST] == PLAIN and options[COMBINE] == ELECTION:
+            found, more = elected_balance(base, tasks, numbers[FACTOR], numbers[LOW], start, n)
+            change, balance = max(change, found), balance + more
+            continue
         if options[FAST]:
             change = max(change, _fast(base, tasks, n_tasks, options, numbers, scalars, start, n, weights, merged))
             if options[COMBINE] == ELECTION:

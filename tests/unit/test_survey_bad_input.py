@@ -130,7 +130,13 @@ def test_another_vocabulary_under_a_policy(tmp_path: Path, policy: str) -> None:
         save(tmp_path / name, weights)
     models = [str(tmp_path / n) for n in ("base", "wide", "a")]
     command.cache_folder = lambda: tmp_path / "cache"
-    assert main(["survey", *models, "-o", str(tmp_path / "out"), "--policy", policy], write_report=write_report) == 0
+    assert (
+        main(
+            ["survey", *models, "--metrics", "all", "-o", str(tmp_path / "out"), "--policy", policy],
+            write_report=write_report,
+        )
+        == 0
+    )
     results, _ = look(tmp_path)
     assert row(results, "norm_profile").n == 72 + (112 if policy == "common_rows" else 0)
 

@@ -44,11 +44,11 @@ def counted(monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> list
     seen: list[str] = []
     real = run._chunk_sums
 
-    def count(source: Any, jobs: Any, thresholds: Any, chunk: Any) -> Any:
+    def count(source: Any, jobs: Any, thresholds: Any, fused: Any, chunk: Any) -> Any:
         seen.append(chunk.name)
         if stop_at is not None and len(seen) > stop_at:
             raise KeyboardInterrupt
-        return real(source, jobs, thresholds, chunk)
+        return real(source, jobs, thresholds, fused, chunk)
 
     monkeypatch.setattr(run, "_chunk_sums", count)
     return seen

@@ -111,8 +111,8 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
         footer_links=[],
         app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         theme=theme(),
-        css_paths=[CSS],
-        js=SCRIPT.read_text(encoding="utf-8"),
+        css_paths=list(CSS),
+        js=SCRIPT,
     )
     seconds = time.perf_counter() - started
     print(f"Task Interference Explorer on {bench.device.title}: {url}  (started in {seconds:.1f} s)", flush=True)

@@ -15,9 +15,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from explorer.answers import tables
 from explorer.checkpoints import find_checkpoints
 from explorer.checkpoints.hub import download
 from explorer.compute.device import pick_device
@@ -190,19 +192,17 @@ class Workbench:
         *,
         metrics: Sequence[str],
         trim_density: float = 1.0,
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        held: bool = False,
         cancel: CancelToken | None = None,
     ) -> dict[str, Result]:
-        """Interference metrics of the recipe's models, kept by content, so the same question is answered at once."""
+        """Interference metrics of the recipe's models, kept by content; see `explorer.answers.tables`."""
         models = self.models(recipe)
         device = self.device.torch if self._fits(models) else None
-
-        def make() -> dict[str, Result]:
-            run = partial(survey_models, models, metrics, trim_density=trim_density, cancel=cancel)
-            made = run(cache=self._cache, device=device, resident=partial(self._source, recipe))
-            return {name: made.finish(name) for name in made.planned}
-
-        key = f"survey/{models.source.digest}/" + digest_of(sorted(metrics), trim_density)
-        return self.store.get_or_make(key, make, lambda results: sum(_table_bytes(r) for r in results.values()))
+        run = partial(survey_models, models, cache=self._cache, device=device, resident=partial(self._source, recipe))
+        ask, digest = partial(run, cancel=cancel), models.source.digest
+        given: dict[str, Any] = {"trim_density": trim_density, "parameters": parameters, "held": held}
+        return tables(self.store, digest, ask, metrics, **given)
 
     def live(self, slot: Slot, recipe: Recipe) -> LiveModel:
         """The slot's live model for these models; made anew when the models changed."""
@@ -279,10 +279,6 @@ def _store(budget_bytes: int, cache: Path | None, device: str) -> Store:
     """The server's store. Kept answers belong to one torch version and device, whose last bits may differ."""
     folder = cache and cache / "scores" / digest_of(torch.__version__, device)
     return KeptStore(budget_bytes, folder, "predictions/checkpoint/") if folder else Store(budget_bytes)
-
-
-def _table_bytes(result: Result) -> int:
-    return int(result.table.memory_usage(deep=True).sum())
 
 
 def bytes_in_words(size_bytes: int) -> str:

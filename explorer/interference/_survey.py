@@ -96,7 +96,7 @@ class Survey:
 
     def _at(self, plan: Planned, density: float | None) -> tuple[int, dict[str, Any]]:
         """The job that stands for a metric at a trim density, and what its provenance says of that density."""
-        if density is None or plan.metric.on == "raw":
+        if density is None or plan.metric.on != "trimmed":
             return plan.job, {}
         held = {d: at for d, at in self.held.items() if plan.job in at.jobs}
         if density not in held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import gradio as gr
 from explorer.errors import ExplorerError
 from explorer.session import change, from_link, redo, undo, with_models
 from explorer.workbench import Slot, Workbench
+from viz.overview_cards import CSS as OVERVIEW_CSS
 from viz.panels import words
 from viz.panels.export import ExportPlace
 from viz.panels.interference import InterferencePlace
@@ -19,9 +21,10 @@ from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
 from viz.panels.settings import turn_of
 from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
+from viz.panels.topics import TAB_OF
 
-CSS = Path(__file__).with_name("page.css")
-SCRIPT = Path(__file__).with_name("page.js")
+CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS)
+SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8").replace("TOPICS", json.dumps(TAB_OF), 1)
 LIVE: dict[str, Any] = {
     "trigger_mode": "multiple",
     "concurrency_limit": None,
@@ -69,7 +72,7 @@ class _Wiring:
         self.interference, self.merge, self.export = interference, merge, export
         self.history = [bar.undo, bar.redo]
         set_by_code = [*merge.settings, merge.about, merge.add_ons]
-        self.shown = [bar.facts, models.status, models.table, interference.pair, *set_by_code]
+        self.shown = [bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
         self.live = [*merge.outputs, *self.history, export.recipe, export.rounding]
 
     def slot(self, request: gr.Request) -> Slot:
@@ -87,7 +90,7 @@ class _Wiring:
         self._after(opened)
         self.models.upload.upload(self.receive, self.models.upload, [self.models.form_note, self.models.tasks], **LIVE)
         self.models.refresh.click(self.look_again, None, [self.models.base, self.models.tasks], **LIVE)
-        self._connect_interference()
+        self.interference.connect(self.slot, LIVE)
         self._connect_merge()
         for button, step in ((self.bar.undo, undo), (self.bar.redo, redo)):
             self._after(button.click(self.walk(step), self.merge.mixer, [bar_note, *self.shown], **LIVE))
@@ -101,18 +104,9 @@ class _Wiring:
 
         The figure of the first place comes first: the others, and the scores, would only hold it up.
         """
-        place = self.interference
         event = event.then(self.first_look, None, self.models.first_look, **LIVE)
-        event.then(self.all_figures, [place.trim, place.pair, place.threshold], place.panels, **LIVE)
+        event.then(self.all_figures, None, self.interference.outputs, **LIVE)
         event.then(self.rescore, None, self.live, **LIVE)
-
-    def _connect_interference(self) -> None:
-        place = self.interference
-        # Arrow keys send no release. A new trim takes a whole pass, so of many moves only the last one waits its turn.
-        signs = [place.trim.input, place.trim.release, place.pair.input]
-        latest = {**LIVE, "trigger_mode": "always_last"}
-        gr.on(signs, self.signs, [place.trim, place.pair], place.sign_panels, **latest)
-        gr.on([place.threshold.input, place.threshold.release], self.masks, place.threshold, place.mask_panels, **LIVE)
 
     def _connect_merge(self) -> None:
         place, export = self.merge, self.export
@@ -145,8 +139,8 @@ class _Wiring:
     def _show(self, slot: Slot, mixer: Any) -> list[Any]:
         recipe = slot.session.recipe
         status, table = self.models.show(recipe)
-        pairs = self.interference.pair_choices(slot)
-        return [self.bar.describe(recipe), status, table, pairs, *self.merge.show(recipe, mixer)]
+        choices = self.interference.choices(slot)
+        return [self.bar.describe(recipe), status, table, *choices, *self.merge.show(recipe, mixer)]
 
     def open_models(
         self, base: str, tasks: list[str], policy: str, download: bool, mixer: Any, request: gr.Request
@@ -185,17 +179,9 @@ class _Wiring:
         """The figure of the place Models."""
         return self.interference.first_look(self.slot(request))
 
-    def all_figures(self, trim: float, pair: str, threshold: float, request: gr.Request) -> Iterator[list[Any]]:
+    def all_figures(self, request: gr.Request) -> Iterator[list[Any]]:
         """Every figure of the place Interference."""
-        yield from self.interference.everything(self.slot(request), trim, pair, threshold)
-
-    def signs(self, trim: float, pair: str, request: gr.Request) -> list[Any]:
-        """The sign figures."""
-        return self.interference.signs(self.slot(request), trim, pair)
-
-    def masks(self, threshold: float, request: gr.Request) -> list[Any]:
-        """The mask figures."""
-        return self.interference.masks(self.slot(request), threshold)
+        yield from self.interference.everything(self.slot(request))
 
     def dragged(self, mixer: Any, controls: Any, method: str, request: gr.Request) -> Iterator[list[Any]]:
         """A control is being moved."""

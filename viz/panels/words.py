@@ -8,6 +8,7 @@ from html import escape
 
 import pandas as pd
 
+from viz.charts import Selection
 from viz.style import percent
 
 
@@ -60,6 +61,15 @@ def rebuilt(errors: Mapping[str, float], stored: float | None) -> str:
     mean = sum(known.values()) / len(known)
     kept = "" if stored is None else f"; stored: {share(stored)} of all task vectors"
     return figure("error of rebuilt tasks", share(mean), f"worst {share(known[worst])} ({worst}){kept}", tone="small")
+
+
+def selection(selected: Selection) -> str:
+    """What is marked in every figure, in words."""
+    whom = " and ".join(selected.pair) if selected.pair else selected.task or ""
+    where = " · ".join(part for part in (selected.layer, selected.kind) if part)
+    said = ", ".join(part for part in (whom, where) if part)
+    text = f"Selected: <b>{escape(said)}</b>" if said else "Nothing is selected: click in any figure."
+    return f'<p class="explorer-selection" role="status">{text}</p>'
 
 
 def fine_tunes(n: int) -> str:

@@ -21,7 +21,14 @@ from explorer.store import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("definitions", "intents", "languages", "movies", "newsgroups", "products", "spam")
-FIGURES = ("sign-map", "sign-pairs", "mask-agreement", "mask-overlap", "cosine", "norms")
+TOPICS = {
+    "Signs": ("sign-map", "sign-pairs"),
+    "Masks": ("mask-agreement", "mask-overlap", "mask-upset"),
+    "Tasks": ("cosine", "positions"),
+    "Sizes": ("norms", "trimming"),
+}
+"""Figures of the place Interference by topic, those on whole matrices apart."""
+FIGURES = tuple(name for names in TOPICS.values() for name in names)
 expect.set_options(timeout=30_000)
 SCORED_SECONDS = 180
 """The first full scoring of a session also scores the base and every expert; a busy machine takes a minute for it."""
@@ -111,6 +118,13 @@ def until(page: Page, condition: Callable[[], Any], seconds: float = 60) -> Any:
 def go(page: Page, place: str) -> None:
     """Open a place of the page."""
     page.get_by_role("tab", name=place, exact=True).click()
+
+
+def topic(page: Page, name: str) -> None:
+    """Open a topic of the place Interference, and wait for its figures."""
+    page.locator("#topics").get_by_role("tab", name=name, exact=True).click()
+    for panel in TOPICS.get(name, ()):
+        wait_drawn(page, panel)
 
 
 def drawn(page: Page, panel: str) -> int:

@@ -9,7 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import FIGURES, TASKS, caption, drawn, figure, go, running_app, slider, until, wait_drawn, wait_scored
+from driving import (
+    FIGURES,
+    TASKS,
+    TOPICS,
+    caption,
+    drawn,
+    figure,
+    go,
+    running_app,
+    slider,
+    topic,
+    until,
+    wait_drawn,
+    wait_scored,
+)
 from playwright.sync_api import Browser, Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -36,45 +50,79 @@ def test_the_samples_are_open_and_the_first_figure_is_drawn(
 
 def test_every_interference_figure_is_drawn_with_its_sentence(page: Page) -> None:
     go(page, "Interference")
-    for name in FIGURES:
-        wait_drawn(page, name)
-        assert len(caption(page, name)) > 40, name
-        expect(page.locator(f"#{name} .plot")).to_be_visible()
-    titles = [page.locator(f"#{name} .title").inner_text() for name in FIGURES]
+    titles = []
+    for name, panels in TOPICS.items():
+        topic(page, name)
+        for panel in panels:
+            assert len(caption(page, panel)) > 40, panel
+            expect(page.locator(f"#{panel} .plot")).to_be_visible()
+            titles.append(page.locator(f"#{panel} .title").inner_text())
     assert len(set(titles)) == len(FIGURES)
+
+
+def test_the_overview_leads_to_the_figures(page: Page) -> None:
+    go(page, "Interference")
+    cards = page.locator(".explorer-overview .card")
+    cards.first.wait_for(timeout=60_000)
+    assert cards.count() >= 5
+    assert all("chance" in text for text in cards.all_inner_texts())
+    page.locator(".explorer-overview a[href='#norms']").click()
+    expect(page.locator("#norms .plot")).to_be_in_viewport()
 
 
 def test_the_controls_of_the_interference_figures(page: Page) -> None:
     go(page, "Interference")
-    for name in FIGURES:
-        wait_drawn(page, name)
-    seen = {name: figure(page, name) for name in FIGURES}
-
-    def changes(*names: str) -> None:
-        for name in names:
-            until(page, lambda name=name: figure(page, name) != seen[name], 60)
-        for name in set(FIGURES) - set(names):
-            assert figure(page, name) == seen[name], name
-        seen.update({name: figure(page, name) for name in names})
-
+    topic(page, "Masks")
+    before = figure(page, "mask-upset")
     page.get_by_label("range slider for Mask threshold λ").press("ArrowRight")
-    until(page, lambda: "threshold 0.45" in caption(page, "mask-agreement"))
-    changes("mask-agreement", "mask-overlap")
+    for panel in TOPICS["Masks"]:
+        until(page, lambda panel=panel: "threshold 0.45" in caption(page, panel))
+    assert figure(page, "mask-upset") != before
+    page.get_by_label("kinds of module").check()
+    until(page, lambda: "kind of module" in page.locator("#mask-agreement .plot").inner_text())
+    page.locator("#mask-agreement input[type=range]").press("ArrowRight")
+    until(page, lambda: "with k = 3" in caption(page, "mask-agreement"))
 
+    topic(page, "Signs")
     page.get_by_label("Show", exact=True).click()
     page.get_by_role("option", name="movies and products", exact=True).click()
     until(page, lambda: "ovies and products" in caption(page, "sign-map"))
-    changes("sign-map")
-
-    before = page.locator("#sign-map .note").inner_text()
-    assert "20%" in before
+    expect(page.locator("#selection")).to_contain_text("movies and products")
     page.get_by_label("number input for Trim first to the top fraction").fill("0.1")
     page.get_by_label("number input for Trim first to the top fraction").press("Tab")
     until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text(), 60)
-    changes("sign-map", "sign-pairs")
     page.get_by_label("range slider for Trim first to the top fraction").press("ArrowRight")
-    until(page, lambda: "11%" in page.locator("#sign-map .note").inner_text(), 60)
-    changes("sign-map", "sign-pairs")
+    until(page, lambda: "11%" in page.locator("#sign-pairs .note").inner_text(), 60)
+    page.get_by_role("button", name="Clear the selection").click()
+    until(page, lambda: "ovies and products" not in caption(page, "sign-map"))
+
+
+def test_a_click_selects_everywhere_and_opens_the_matrix(page: Page) -> None:
+    go(page, "Interference")
+    topic(page, "Signs")
+    page.wait_for_timeout(500)
+    box = page.locator("#sign-map .nsewdrag").first.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.95 * box["height"])
+    expect(page.locator("#selection")).to_contain_text("layer 1 · mlp out")
+    expect(page.locator("#tiles canvas")).to_be_visible(timeout=60_000)
+    expect(page.locator("#tiles-strongest")).to_contain_text("most disputed", timeout=60_000)
+    expect(page.locator("#tiles-profile")).to_contain_text("drift")
+    topic(page, "Sizes")
+    until(
+        page,
+        lambda: "selected" in str(page.evaluate("document.querySelector('#norms .host').layout.shapes?.[0]?.name")),
+    )
+
+
+def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
+    go(page, "Interference")
+    page.locator("#topics").get_by_role("tab", name="Directions", exact=True).click()
+    for panel in ("spectra", "matrix-layers", "subspace-map"):
+        wait_drawn(page, panel, seconds=150)
+        assert "chance" in caption(page, panel), panel
+    page.get_by_label("Subspace alignment with the sum").check()
+    until(page, lambda: "lign" in caption(page, "matrix-layers"))
 
 
 @pytest.mark.parametrize(

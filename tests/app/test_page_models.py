@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from driving import (
-    FIGURES,
     ROOT,
     TASKS,
+    TOPICS,
     caption,
     choose,
     coefficients,
@@ -22,6 +22,7 @@ from driving import (
     recipe,
     row,
     slider,
+    topic,
     until,
     wait_drawn,
     wait_scored,
@@ -72,9 +73,10 @@ def test_a_selection_of_two_shows_in_all_places(page: Page) -> None:
     expect(page.locator("#open-models").get_by_role("status")).to_contain_text("Opened.")
     until(page, lambda: "spam and movies" in caption(page, "first-look").lower())
     go(page, "Interference")
-    for name in FIGURES:
-        wait_drawn(page, name)
-        until(page, lambda name=name: "newsgroups" not in figure(page, name))
+    for name, panels in TOPICS.items():
+        topic(page, name)
+        for panel in panels:
+            until(page, lambda panel=panel: "newsgroups" not in figure(page, panel))
     page.get_by_label("Show", exact=True).click()
     offered = [text.replace("✓", "").strip() for text in page.get_by_role("option").all_text_contents()]
     assert offered == ["all tasks together", "spam and movies"]

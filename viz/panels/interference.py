@@ -33,7 +33,9 @@ class InterferencePlace:
         self.panels: dict[str, PlotlyPanel] = {}
         gr.Markdown(topics.INTRO, elem_classes="explorer-intro")
         with gr.Row(equal_height=False):
-            self.pair = gr.Dropdown([ALL_PAIRS], value=ALL_PAIRS, label="Show", info="All tasks, or one pair.")
+            self.pair = gr.Dropdown(
+                [ALL_PAIRS], value=ALL_PAIRS, label="Show", info="All tasks, or one pair.", min_width=320
+            )
             self.selected = gr.HTML("", elem_id="selection", apply_default_css=False, padding=False)
             self.clear = gr.Button("Clear the selection", size="sm", elem_id="clear-selection", min_width=160)
         with gr.Tabs(elem_id="topics") as self.tabs:
@@ -114,11 +116,11 @@ class InterferencePlace:
         def cleared(request: gr.Request) -> Iterator[list[Any]]:
             yield from self.select(slot_of(request), Selection())
 
-        def dragged(event: gr.EventData, request: gr.Request) -> list[Any]:
+        def dragged(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
             slot = slot_of(request)
             found = read_drag(event._data, CHARTS.get("mask_agreement_layers").specs)
             self.view(slot).min_tasks = found.get("min_tasks", self.view(slot).min_tasks)
-            return self.topic(slot, "masks")[:1]
+            return self._figure(slot, TOPICS["masks"][0])
 
         def drilled(event: gr.EventData, request: gr.Request) -> Iterator[list[Any]]:
             slot = slot_of(request)

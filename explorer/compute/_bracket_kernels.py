@@ -80,13 +80,36 @@ def _mark(sizes, count, low, high, other_low, other_high, first, flags):
 
 
 @compiled
-def _collect(sizes, count, flags, eights, into, found):
-    """Appends what is flagged; returns the new length."""
+def _collect(sizes, count, flags, eights, some, into, found):
+    """Appends what is flagged; returns the new length. First which eights hold any: no branch to be guessed wrong."""
+    held = 0
     for eight in range((count + 7) // 8):
-        if eights[eight]:
-            for i in range(8 * eight, 8 * eight + 8):
-                into[found] = sizes[i]
-                found += flags[i]
+        some[held] = eight
+        held += eights[eight] != 0
+    for place in range(held):
+        first = 8 * some[place]
+        for i in range(first, first + 8):
+            into[found] = sizes[i]
+            found += flags[i]
+    return found
+
+
+@compiled
+def tally(values, low, high, shift, classes):
+    """Counts values strictly between low and high by (value − low) >> shift, and the others in the last class."""
+    others = np.int32(len(classes) - 1)
+    for i in range(len(values)):
+        value = values[i]
+        inside = (value > low) & (value < high)
+        classes[choose(inside, np.int32((value - low) >> shift), others)] += 1
+
+
+@compiled
+def within(values, first, last, into, found):
+    """Appends the values of first … last; returns the new length. `into` has room for one more."""
+    for i in range(len(values)):
+        into[found] = values[i]
+        found += (values[i] >= first) & (values[i] <= last)
     return found
 
 
@@ -99,11 +122,11 @@ def scan(base_kind, base, kind, task, count, lows, highs, counts, into):
     """
     spare, more = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     sizes, flags = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.uint8)
-    eights = flags.view(np.uint64)
+    eights, some = flags.view(np.uint64), np.empty(BLOCK // 8 + 1, np.int32)
     halves = base_kind == BF16 and kind == BF16
-    found, some = 0, False
+    found, any_inside = 0, False
     for r in range(len(lows)):
-        some |= highs[r] - lows[r] > 1
+        any_inside |= highs[r] - lows[r] > 1
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
         if n < BLOCK:
@@ -123,11 +146,11 @@ def scan(base_kind, base, kind, task, count, lows, highs, counts, into):
             counts[r, 0] += above
             counts[r, 1] += at_high
             counts[r, 2] += at_low
-        if some:
+        if any_inside:
             for r in range(0, len(lows), 2):
                 other = min(r + 1, len(lows) - 1)
                 _mark(sizes, n, lows[r], highs[r], lows[other], highs[other], r == 0, flags)
             if found + n + 8 > len(into):
                 return -1
-            found = _collect(sizes, n, flags, eights, into, found)
+            found = _collect(sizes, n, flags, eights, some, into, found)
     return found

@@ -28,7 +28,7 @@ LEAST = 1 << 15
 _LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
 _PIECE_ELEMENTS = 1 << 21
 _ROOM = 4096  # for one more block than fits, whatever is in it
-_CLASSES = 1024
+_CLASS_BITS = 10
 _FEW, _OPEN = 1 / 64, 0x7FFFFFFF
 
 
@@ -142,23 +142,24 @@ def _pick(collected: list[np.ndarray], low: int, high: int, counts: np.ndarray, 
     above, at_high, at_low = (int(c) for c in counts)
     if above < k <= above + at_high:
         return high
-    k -= above + at_high
-    inside = [values[(values > low) & (values < high)] for values in collected]
-    total = sum(len(values) for values in inside)
-    if 1 <= k <= total:
-        return _among(inside, low, high, k)
-    return low if low < high and total < k <= total + at_low else None
+    return _among(collected, low, high, k - above - at_high, at_low)
 
 
-def _among(inside: list[np.ndarray], low: int, high: int, k: int) -> int:
-    """The k-th largest of several arrays: counted in classes, then the one class that holds it is partitioned."""
-    width = -(-(high - low) // _CLASSES)
-    classes = np.zeros(_CLASSES, np.int64)
-    for values in inside:
-        classes += np.bincount((values - low) // width, minlength=_CLASSES)
-    above = np.cumsum(classes[::-1])[::-1]  # in this class or a higher one
+def _among(collected: list[np.ndarray], low: int, high: int, k: int, at_low: int) -> int | None:
+    """The k-th largest inside the bracket: counted in classes, then the one class that holds it is partitioned."""
+    shift = np.int32(max(0, (high - low).bit_length() - _CLASS_BITS))
+    classes = np.zeros(((high - low) >> shift) + 2, np.int64)
+    bounds = np.int32(low), np.int32(high)
+    for values in collected:
+        _kernels().tally(values, *bounds, shift, classes)
+    above = np.cumsum(classes[-2::-1])[::-1]  # in this class or a higher one
+    if not 1 <= k <= above[0]:
+        return low if low < high and above[0] < k <= above[0] + at_low else None
     at = int(np.flatnonzero(above >= k)[-1])
-    start = low + at * width
-    own = np.concatenate([v[(v >= start) & (v < start + width)] for v in inside])
-    place = len(own) - (k - int(above[at] - classes[at]))
-    return int(np.partition(own, place)[place])
+    step = 1 << int(shift)
+    first, last = max(low + at * step, low + 1), min(low + (at + 1) * step, high) - 1
+    own, found = np.empty(int(classes[at]) + 1, np.int32), 0
+    for values in collected:
+        found = _kernels().within(values, np.int32(first), np.int32(last), own, found)
+    place = found - (k - int(above[at] - classes[at]))
+    return int(np.partition(own[:found], place)[place])

@@ -9,6 +9,7 @@ Imports numba: to be imported only when loops are loaded (`readiness`, which als
 from __future__ import annotations
 
 import numpy as np
+from llvmlite.binding import get_host_cpu_features
 from numba import carray, config, njit, types
 from numba.extending import intrinsic
 
@@ -90,7 +91,36 @@ def size_bits(number):
 
 
 @inlined
-def _from_f16(half):
+def _to_bf16(number):
+    bits = as_bits(number)
+    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+    return np.uint16(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
+
+
+@intrinsic
+def _extended(typing, half):
+    """The float32 of a float16, given by its bits, by the processor's own instruction."""
+    from llvmlite import ir
+
+    def codegen(_, builder, __, given):
+        return builder.fpext(builder.bitcast(given[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), codegen
+
+
+@intrinsic
+def _shortened(typing, number):
+    """The bits of a float32 rounded to float16, to nearest even, by the processor's own instruction."""
+    from llvmlite import ir
+
+    def codegen(_, builder, __, given):
+        return builder.bitcast(builder.fptrunc(given[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), codegen
+
+
+@inlined
+def _extended_by_hand(half):
     wide = np.uint32(np.uint32(half & np.uint16(0x7FFF)) << np.uint32(13))
     sign = np.uint32(np.uint32(half & np.uint16(0x8000)) << np.uint32(16))
     normal = np.uint32(wide + np.uint32(112 << 23))
@@ -102,14 +132,7 @@ def _from_f16(half):
 
 
 @inlined
-def _to_bf16(number):
-    bits = as_bits(number)
-    odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-    return np.uint16(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
-
-
-@inlined
-def _to_f16(number):
+def _shortened_by_hand(number):
     size = size_bits(number)
     sign = np.uint32(np.uint32(as_bits(number) >> np.uint32(16)) & np.uint32(0x8000))
     odd = np.uint32(np.uint32(size >> np.uint32(13)) & np.uint32(1))
@@ -118,6 +141,12 @@ def _to_f16(number):
     # Below 2⁻¹⁴ the sum with 0.5 rounds to the spacing of the smallest halves, and leaves them in the lowest bits.
     tiny = np.uint32(as_bits(as_float(size) + np.float32(0.5)) - np.uint32(126 << 23))
     return np.uint16(choose(size < np.uint32(113 << 23), tiny, normal) | sign)
+
+
+_CONVERTS = bool(get_host_cpu_features().get("f16c"))
+"""Whether the processor converts float16 itself; elsewhere the bits are moved one by one, with the same result."""
+_from_f16 = _extended if _CONVERTS else _extended_by_hand
+_to_f16 = _shortened if _CONVERTS else _shortened_by_hand
 
 
 @compiled

@@ -34,7 +34,7 @@ histograms of sizes. Changed weights always.
 
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 _INFINITY = 0x7F800000
-_LEVELS, _BINS, _COPIES = 40, 512, 4
+_LEVELS, _BINS, _COPIES = 40, 512, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +142,15 @@ class Pass:
         live = np.empty(n if "masks" in self._needs and "changed" in self._denominators else 0, np.int32)
         gram, mass = np.zeros((3, count, count)), np.zeros((densities, 4))
         base_squared, lengths = np.zeros(1), np.zeros(count)
-        table = np.zeros((count if "histogram" in self._needs else 0, _COPIES, _BINS, 2))
+        sized = count if "histogram" in self._needs else 0
+        tables = np.zeros((sized, _BINS, _COPIES, 2)), np.zeros((sized, _BINS, 2))
         changed = np.zeros(count + 1, np.int64)
         both, opposite = (np.zeros((densities, count, count), np.int64) for _ in range(2))
         signs = np.zeros((densities, count, 2), np.int64)
         votes = np.zeros((densities, count + 1, count + 1), np.int64)
         reached = np.zeros((rows, _LEVELS), np.int64)
         wanted = np.array([n in self._needs for n in NEEDS], np.bool_)
-        sums = gram, base_squared, mass, lengths, table
+        sums = gram, base_squared, mass, lengths, *tables
         counts = changed, both, opposite, signs, votes, reached
         sets = self._sets.arrays
         largest = _kernels().collect(*given, wanted, self._limits, words, step, first, sets, work, sums, counts, live)
@@ -160,7 +161,7 @@ class Pass:
         nulls = {d: self._null(d, given, words, step, live[: changed[-1]], work) for d in self._denominators}
         mirrored = [_mirrored(a) for a in (gram, both, opposite)]
         return Found(
-            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths, table.sum(1),
+            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths, tables[1],
             mirrored[1], mirrored[2], signs, votes, mass, Reached(self._sets, reached), nulls,
         )  # fmt: skip
 

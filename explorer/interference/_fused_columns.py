@@ -107,8 +107,8 @@ _eight_sums, _two_sums = _folding(3, 1), _folding(1, 1)
 
 @compiled
 def _sixteens(rows, first, count, planes, carries):
-    """Adds `count` groups of 16 vectors from word `first` on to the lowest four planes; `carries` [count, 8]."""
-    a, to = rows[0] + 4 * first, carries.ctypes.data
+    """Adds `count` groups of 16 vectors from word `first` on to the lowest four planes; carries go behind an address."""
+    a = rows[0] + 4 * first
     members, step = len(rows), 4 * LANES * _GROUP
     b = rows[1] + 4 * first if members > 1 else a
     c = rows[2] + 4 * first if members > 2 else b
@@ -117,7 +117,7 @@ def _sixteens(rows, first, count, planes, carries):
     f = rows[5] + 4 * first if members > 5 else e
     for group in range(count):
         at = step * group
-        into = to + 4 * LANES * group
+        into = carries + 4 * LANES * group
         if members == 1:
             _one(a + at, planes, into)
         elif members == 2:
@@ -130,17 +130,31 @@ def _sixteens(rows, first, count, planes, carries):
             _six(a + at, b + at, c + at, d + at, e + at, f + at, planes, into)
 
 
+@intrinsic
+def _half_add(typing, carry, plane):
+    """Adds one vector to a plane, both at addresses; the carry takes its place. Whether any bit was carried."""
+
+    def codegen(_, builder, signature, given):
+        from llvmlite import ir
+
+        vector = ir.VectorType(ir.IntType(32), LANES)
+        moving, kept = (builder.inttoptr(a, vector.as_pointer()) for a in given)
+        left, right = builder.load(moving, align=4), builder.load(kept, align=4)
+        both = builder.and_(left, right)
+        builder.store(builder.xor(left, right), kept, align=4)
+        builder.store(both, moving, align=4)
+        whole = ir.IntType(32 * LANES)
+        any_bit = builder.icmp_unsigned("!=", builder.bitcast(both, whole), ir.Constant(whole, 0))
+        return builder.zext(any_bit, ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
 @compiled
 def _ripple(carry, planes, first):
-    """Adds one vector [8] of weight 2^first to the planes [PLANES, 8]."""
+    """Adds the vector at one address, of weight 2^first, to the planes at another."""
     for k in range(first, PLANES):
-        left = np.uint32(0)
-        for lane in range(LANES):
-            above = planes[k, lane] & carry[lane]
-            planes[k, lane] ^= carry[lane]
-            carry[lane] = above
-            left |= above
-        if left == 0:
+        if not _half_add(carry, planes + 4 * LANES * k):
             return
 
 
@@ -150,13 +164,13 @@ def add_columns(rows, low, high, carries):
 
     `rows`: addresses of 1 … 6 rows of 1280 words that are joined by "and"; `carries` [8, 8] is written over.
     """
-    place = carries.ctypes.data
-    _sixteens(rows, 0, 8, low.ctypes.data, carries)
-    _eight_sums(place, low[4:].ctypes.data, place)
-    _ripple(carries[0], low, 7)
-    _sixteens(rows, 8 * _GROUP * LANES, 2, high.ctypes.data, carries)
-    _two_sums(place, high[4:].ctypes.data, place)
-    _ripple(carries[0], high, 5)
+    place, lower, upper = carries.ctypes.data, low.ctypes.data, high.ctypes.data
+    _sixteens(rows, 0, 8, lower, place)
+    _eight_sums(place, lower + 4 * 4 * LANES, place)
+    _ripple(place, lower, 7)
+    _sixteens(rows, 8 * _GROUP * LANES, 2, upper, place)
+    _two_sums(place, upper + 4 * 4 * LANES, place)
+    _ripple(place, upper, 5)
 
 
 @compiled

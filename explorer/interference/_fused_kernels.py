@@ -16,7 +16,7 @@ from numba import carray
 from explorer.compute.compiled import BF16, F32, choose, compiled, load, pointer, size_bits, widen
 from explorer.interference._fused_levels import count_levels, take_levels
 from explorer.interference._fused_planes import BLOCK, WORDS, count_ones, count_pair, count_votes, planes_of, signs_of
-from explorer.interference._fused_sizes import add_histogram, dots, size_dots, sizes, squares
+from explorer.interference._fused_sizes import add_histogram, dots, size_dots, sizes, squares, take_histogram
 
 GRAM, SIGNS, MASS, MASKS, NORMS, SIZES, HISTOGRAM = range(7)
 """Places in `needs`: which sums are wanted, in the order of `_fused.NEEDS`."""
@@ -146,7 +146,7 @@ def collect(
     `offset` on carries the null of the mass. Shapes of `work`, `sums` and `counts` are those of `_fused`.
     """
     weights, nothing, spare, values, flips, totals, masses, planes, kept, counters, room, down = work
-    gram, base_squared, mass, lengths, table = sums
+    gram, base_squared, mass, lengths, table, histogram = sums
     changed, both, opposite, signs, votes, reached = counts
     n_tasks, change = len(kinds), np.uint32(0)
     for start in range(0, count, BLOCK):
@@ -165,23 +165,30 @@ def collect(
             continue
         _count_changed(values, n_tasks, planes, start, changed, live)
         _add_products(values, n_tasks, needs, gram)
-        if needs[SIZES]:
+        length = 0.0
+        if needs[SIZES] or needs[MASS]:
             for t in range(n_tasks):
-                lengths[t] += sizes(values[t])
+                size = sizes(values[t])
+                lengths[t] += size
+                length += size
         if needs[HISTOGRAM]:
             for t in range(n_tasks):
-                add_histogram(values[t], n, room[0], totals, table[t])
+                add_histogram(values[t], n, room[0], masses, table[t])
         if needs[SIGNS]:
             for t in range(n_tasks):
                 signs_of(values[t], down[t])
             for j in range(len(limits)):
                 _count_signs(values, limits[j], down, kept, counters, both[j], opposite[j], signs[j], votes[j])
-        if needs[MASS]:
-            _add_mass(values, limits, seeds, start, (start // BLOCK) % every == offset, flips, totals, masses, mass)
-        if needs[MASKS]:
+        if needs[MASS] or needs[MASKS]:
             _together(values, n_tasks, totals, spare)
+        if needs[MASS]:
+            drawn = (start // BLOCK) % every == offset
+            _add_mass(values, limits, seeds, start, drawn, length, flips, totals, masses, mass)
+        if needs[MASKS]:
             count_levels(values, spare, n_tasks, sets[0], sets[1], room)
     take_levels(room, reached)
+    for t in range(len(table)):
+        take_histogram(table[t], changed[t], histogram[t])
     return change
 
 
@@ -204,18 +211,25 @@ def _add_products(values, tasks, needs, gram):
 
 
 @compiled
-def _add_mass(values, limits, seeds, start, drawn, flips, totals, masses, mass):
-    """Adds to `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and where the block carries the null the same under random signs."""
+def _add_mass(values, limits, seeds, start, drawn, length, flips, totals, masses, mass):
+    """Adds to `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and where the block carries the null the same under random signs.
+
+    `totals` holds the sum of all tasks, and is written over; `length` is Σ|τ| of the whole block.
+    """
     for j in range(len(limits)):
-        sizes, rest = _mass(values, limits[j], totals, masses)
-        mass[j, 0] += sizes
-        mass[j, 1] += rest
+        if j == 0 and not limits[0].any():
+            mass[0, 0] += length
+            mass[0, 1] += sizes(totals)
+        else:
+            all_of_it, rest = _mass(values, limits[j], totals, masses)
+            mass[j, 0] += all_of_it
+            mass[j, 1] += rest
         if drawn:
             if j == 0:
                 for t in range(len(seeds)):
                     _flipped(values[t], seeds[t, 0], seeds[t, 1], start, flips[t])
-            sizes, rest = _mass(flips, limits[j], totals, masses)
-            mass[j, 2] += sizes
+            all_of_it, rest = _mass(flips, limits[j], totals, masses)
+            mass[j, 2] += all_of_it
             mass[j, 3] += rest
 
 

@@ -1,7 +1,7 @@
 """Compiled sums of one block: squares, dot products, sizes, and histograms of sizes.
 
 A histogram's bin is a pair of float64 numbers, how many entries and the sum of their squares, so that an entry costs one
-addition of two numbers. Neighbours go to different copies of the table: equal ones need not wait for each other.
+addition of two numbers. Neighbours go to different copies of the table, so equal ones need not wait for each other.
 """
 
 # mypy: ignore-errors
@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from explorer.compute.compiled import compiled, regrouped, size_bits
 from explorer.interference._fused_planes import BLOCK
 
-BINS, COPIES = 512, 4
+BINS, COPIES = 512, 8
 _SHIFT = np.uint32(20)
 _FIRST = np.int32((127 - 48) * 8)
 """Bits of a float32 that are left of its place, and the place of the first bin: as in `_magnitudes`."""
@@ -79,21 +79,31 @@ def _bump(typing, place, square):
 
 @compiled
 def add_histogram(values, count, places, squared, table):
-    """Adds a block's sizes to `table` [COPIES, BINS, 2]: number and sum of squares per bin, zeros in bin 0.
+    """Adds a block's sizes to `table` [BINS, COPIES, 2]: number and sum of squares per bin, zeros in bin 0.
 
     `places` [BLOCK] int32 and `squared` [BLOCK] float64 are written over.
     """
     last = np.int32(BINS - 1)
     for i in range(BLOCK):
         place = np.int32(np.int32(size_bits(values[i]) >> _SHIFT) - _FIRST)
-        places[i] = np.int32(min(max(place, np.int32(0)), last)) * np.int32(16)
+        places[i] = np.int32(min(max(place, np.int32(0)), last)) * np.int32(16 * COPIES)
         squared[i] = np.float64(values[i]) * np.float64(values[i])
-    first, step = table.ctypes.data, 16 * BINS
-    whole = count - count % 4
-    for i in range(0, whole, 4):
-        _bump(first + np.int64(places[i]), squared[i])
-        _bump(first + step + np.int64(places[i + 1]), squared[i + 1])
-        _bump(first + 2 * step + np.int64(places[i + 2]), squared[i + 2])
-        _bump(first + 3 * step + np.int64(places[i + 3]), squared[i + 3])
+    first = table.ctypes.data
+    whole = count - count % COPIES
+    for i in range(0, whole, COPIES):
+        for copy in range(COPIES):
+            _bump(first + 16 * copy + np.int64(places[i + copy]), squared[i + copy])
     for i in range(whole, count):
         _bump(first + np.int64(places[i]), squared[i])
+
+
+@compiled
+def take_histogram(table, changed, into):
+    """Adds to `into` [BINS, 2] what the copies hold; what was not among the `changed` entries were zeros in bin 0."""
+    total = 0.0
+    for place in range(BINS):
+        for copy in range(COPIES):
+            into[place, 0] += table[place, copy, 0]
+            into[place, 1] += table[place, copy, 1]
+        total += into[place, 0]
+    into[0, 0] -= total - changed

@@ -85,8 +85,10 @@ def _fused(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.
 
 def histograms_of(reached: np.ndarray, n: int) -> np.ndarray:
     """Positions at level 0 … 40 from how many of n reach level 1 … 40: [rows, 40] -> [rows, 41]."""
-    edges = np.concatenate([np.full((len(reached), 1), n), reached, np.zeros((len(reached), 1), np.int64)], 1)
-    return edges[:, :-1] - edges[:, 1:]
+    out = np.empty((len(reached), LEVELS_MAX + 1), reached.dtype)
+    out[:, 0], out[:, 1:] = n, reached
+    out[:, :-1] -= reached
+    return out
 
 
 FUSED[mask_counts] = Fused(("masks",), _fused)

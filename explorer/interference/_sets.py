@@ -42,15 +42,22 @@ class Sets:
         wanted |= dict.fromkeys(s for group in groups for size in range(3, 7) for s in combinations(group, size))
         return {s: row for row, s in enumerate(wanted)}
 
-    @property
+    @cached_property
     def complete(self) -> bool:
         """Whether every set is counted."""
         return len(self.places) == 2**self.count - 1
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Rows counted: the sets, and the ranks where they do not follow."""
         return len(self.places) + (0 if self.complete else self.count)
+
+    @cached_property
+    def ranks(self) -> np.ndarray:
+        """Positions that at least k = 1 … T tasks hold = this matrix [T, S] @ those that each set holds, if complete."""
+        of_size = [[(-1) ** (m - k) * comb(m - 1, k - 1) if m >= k else 0 for m in range(1, self.count + 1)]
+                   for k in range(1, self.count + 1)]  # fmt: skip
+        return np.array(of_size, np.int64)[:, [len(s) - 1 for s in self.places]]
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
@@ -71,20 +78,13 @@ class Reached:
 
     def of(self, wanted: Iterable[tuple[int, ...]]) -> np.ndarray:
         """Positions whose smallest level among the tasks of each set is at least 1 … 40, [wanted, 40]."""
-        return self._weighed(self.counts[[self.sets.places[s] for s in wanted], :])
+        places = self.sets.places
+        return self._weighed(self.counts[[places[s] for s in wanted]])
 
     def ranks(self) -> np.ndarray:
         """Positions whose k-th largest level is at least 1 … 40, k = 1 … T, [T, 40]."""
-        count = self.sets.count
-        if not self.sets.complete:
-            return self._weighed(self.counts[len(self.sets.places) :])
-        rows = [[row for s, row in self.sets.places.items() if len(s) == size] for size in range(1, count + 1)]
-        by_size = np.stack([self.counts[r].sum(0) for r in rows])
-        signs = [
-            [(-1) ** (m - k) * comb(m - 1, k - 1) if m >= k else 0 for m in range(1, count + 1)]
-            for k in range(1, count + 1)
-        ]
-        return self._weighed(np.array(signs) @ by_size)
+        held = len(self.sets.places)
+        return self._weighed(self.sets.ranks @ self.counts if self.sets.complete else self.counts[held:])
 
     def _weighed(self, counts: np.ndarray) -> np.ndarray:
         return counts if self.weight == 1.0 else counts * self.weight

@@ -66,10 +66,8 @@ def redundancy(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
 
 @redundancy.fused("histogram")
 def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    counts = found.histogram[..., 0].astype(np.int64)
-    counts[:, 0] -= counts.sum(1) - found.changed
     return {
-        "counts": counts,
+        "counts": found.histogram[..., 0].astype(np.int64),
         "energy": found.histogram[..., 1],
         "n_any": np.array(found.live),
         "n": np.array(found.n),

@@ -12,6 +12,7 @@ and torch does the chunk over, which raises the right error.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -124,6 +125,7 @@ class Pass:
         self._denominators = tuple(denominators)
         count = len(source.tasks)
         bits = thresholds.to(torch.float32).contiguous().view(torch.int32).numpy()
+        self._rooms = threading.local()
         self._limits = np.zeros((len(bits), count + -count % 4), np.int32)
         self._limits[:, :count] = np.maximum(bits, 1) - 1
 
@@ -138,19 +140,21 @@ class Pass:
     def _found(self, given: tuple[Any, ...], words: np.ndarray, step: int, first: int) -> Found | None:
         n, count, densities = given[-1], len(words), len(self._limits)
         rows = self._sets.rows if "masks" in self._needs else 0
-        work = _work(count, rows)
+        if not hasattr(self._rooms, "work"):
+            sized = count if "histogram" in self._needs else 0
+            self._rooms.work, self._rooms.table = _work(count, rows), np.zeros((sized, _BINS, _COPIES, 2))
+        work, table = self._rooms.work, self._rooms.table
         live = np.empty(n if "masks" in self._needs and "changed" in self._denominators else 0, np.int32)
         gram, mass = np.zeros((3, count, count)), np.zeros((densities, 4))
         base_squared, lengths = np.zeros(1), np.zeros(count)
-        sized = count if "histogram" in self._needs else 0
-        tables = np.zeros((sized, _BINS, _COPIES, 2)), np.zeros((sized, _BINS, 2))
+        histogram = np.zeros((len(table), _BINS, 2))
         changed = np.zeros(count + 1, np.int64)
         both, opposite = (np.zeros((densities, count, count), np.int64) for _ in range(2))
         signs = np.zeros((densities, count, 2), np.int64)
         votes = np.zeros((densities, count + 1, count + 1), np.int64)
         reached = np.zeros((rows, _LEVELS), np.int64)
         wanted = np.array([n in self._needs for n in NEEDS], np.bool_)
-        sums = gram, base_squared, mass, lengths, *tables
+        sums = gram, base_squared, mass, lengths, table, histogram
         counts = changed, both, opposite, signs, votes, reached
         sets = self._sets.arrays
         largest = _kernels().collect(*given, wanted, self._limits, words, step, first, sets, work, sums, counts, live)
@@ -161,7 +165,7 @@ class Pass:
         nulls = {d: self._null(d, given, words, step, live[: changed[-1]], work) for d in self._denominators}
         mirrored = [_mirrored(a) for a in (gram, both, opposite)]
         return Found(
-            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths, tables[1],
+            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths, histogram,
             mirrored[1], mirrored[2], signs, votes, mass, Reached(self._sets, reached), nulls,
         )  # fmt: skip
 
@@ -186,7 +190,7 @@ class Pass:
 
 
 def _work(count: int, rows: int) -> tuple[np.ndarray, ...]:
-    """Room for the blocks of one call: float32 values, float64 sums, bit planes and levels."""
+    """Room for blocks: float32 values, float64 sums, bit planes and levels. What must be 0 is left so by every call."""
     block = _kernels().BLOCK
     words, fours = block // 64, count + -count % 4
     singles = (np.empty(block, np.float32), np.zeros(block, np.float32), np.empty(block, np.float32))

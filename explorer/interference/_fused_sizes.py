@@ -99,11 +99,13 @@ def add_histogram(values, count, places, squared, table):
 
 @compiled
 def take_histogram(table, changed, into):
-    """Adds to `into` [BINS, 2] what the copies hold; what was not among the `changed` entries were zeros in bin 0."""
+    """Moves to `into` [BINS, 2] what the copies hold; what was not among the `changed` entries were zeros in bin 0."""
     total = 0.0
     for place in range(BINS):
         for copy in range(COPIES):
             into[place, 0] += table[place, copy, 0]
             into[place, 1] += table[place, copy, 1]
+            table[place, copy, 0] = 0.0
+            table[place, copy, 1] = 0.0
         total += into[place, 0]
     into[0, 0] -= total - changed

@@ -46,7 +46,9 @@ def thresholds(
         changed = lambda c: int((deltas(source, c) != 0).any(0).sum())  # noqa: E731
         counted = sum(executor.map(changed, pieces, total=len(pieces), label="count changed weights", cancel=cancel))
     ranks = [select.kept_count(d, counted) for d in densities if d < 1] if counted else []
-    compiled = len(ranks) > _FEW and _fused.serves(source) and all(_fused.readable(source, name) for name in source.names)
+    compiled = (
+        len(ranks) > _FEW and _fused.serves(source) and all(_fused.readable(source, name) for name in source.names)
+    )
     found = iter((_by_digits if compiled else _by_select)(source, ranks, executor, cancel))
     nothing = torch.zeros(len(source.tasks), device=source.device)
     return torch.stack([next(found) if d < 1 and counted else nothing for d in densities])

@@ -84,7 +84,9 @@ def mask_patterns(
 def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     n = found.live if values["denominator"] == "changed" else found.n
     kept = chosen_places(values["chosen"], found.tasks)
-    sets = [] if kept is None else [tuple(t for i, t in enumerate(kept) if s >> i & 1) for s in range(1, 1 << len(kept))]
+    sets = (
+        [] if kept is None else [tuple(t for i, t in enumerate(kept) if s >> i & 1) for s in range(1, 1 << len(kept))]
+    )
     empty = np.zeros((int(kept is not None), LEVELS_MAX + 1), np.int64)
     held, null = (
         np.concatenate([empty, histograms_of(reached.of(sets), n)])

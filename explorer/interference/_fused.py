@@ -43,9 +43,10 @@ class Found:
     """Numbers of one chunk of n weights and T tasks; J densities where an entry must be large enough to be kept.
 
     `gram` [3, T, T]: Σ τ_a τ_b, Σ τ_a² τ_b² and Σ |τ_a τ_b|; `lengths` [T]: Σ|τ|; `histogram` [T, 512, 2]: number and
-    sum of squares of the entries per bin of `_magnitudes`; `changed` [T] weights changed, `live` by any task; `both`, `opposite`
-    [J, T, T] kept by both tasks, and with opposite signs; `signs` [J, T, 2] kept entries up and down; `votes`
-    [J, T + 1, T + 1] weights with p entries up and q down; `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and the two under random signs;
+    sum of squares of the entries per bin of `_magnitudes`; `changed` [T] weights changed, `live` by any task; `both`,
+    `opposite` [J, T, T] kept by both tasks, and with opposite signs; `signs` [J, T, 2] kept entries up and down;
+    `votes` [J, T + 1, T + 1] weights with p entries up and q down; `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and the two under
+    random signs;
     `reached` and `null_reached` by denominator: weights that reach TALL level 1 … 40, per set of tasks.
     """
 
@@ -165,8 +166,8 @@ class Pass:
         nulls = {d: self._null(d, given, words, step, live[: changed[-1]], work) for d in self._denominators}
         mirrored = [_mirrored(a) for a in (gram, both, opposite)]
         return Found(
-            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths, histogram,
-            mirrored[1], mirrored[2], signs, votes, mass, Reached(self._sets, reached), nulls,
+            self._source.tasks, n, int(changed[-1]), changed[:-1], mirrored[0], float(base_squared[0]), lengths,
+            histogram, mirrored[1], mirrored[2], signs, votes, mass, Reached(self._sets, reached), nulls,
         )  # fmt: skip
 
     def _null(
@@ -176,7 +177,7 @@ class Pass:
         words: np.ndarray,
         step: int,
         live: np.ndarray,
-        work: tuple[np.ndarray, ...],
+        work: tuple[Any, ...],
     ) -> Reached:
         """How many of all (or of all changed) weights would reach each level by chance."""
         among = given[-1] if denominator == "all" else len(live)
@@ -189,7 +190,7 @@ class Pass:
         return Reached(self._sets, reached, among / max(draws, 1))
 
 
-def _work(count: int, rows: int) -> tuple[np.ndarray, ...]:
+def _work(count: int, rows: int) -> tuple[Any, ...]:
     """Room for blocks: float32 values, float64 sums, bit planes and levels. What must be 0 is left so by every call."""
     block = _kernels().BLOCK
     words, fours = block // 64, count + -count % 4

@@ -107,7 +107,7 @@ _eight_sums, _two_sums = _folding(3, 1), _folding(1, 1)
 
 @compiled
 def _sixteens(rows, first, count, planes, carries):
-    """Adds `count` groups of 16 vectors from word `first` on to the lowest four planes; carries go behind an address."""
+    """Adds `count` groups of 16 vectors from word `first` on to the lowest four planes; writes the carries of each."""
     a = rows[0] + 4 * first
     members, step = len(rows), 4 * LANES * _GROUP
     b = rows[1] + 4 * first if members > 1 else a

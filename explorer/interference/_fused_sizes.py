@@ -1,7 +1,7 @@
 """Compiled sums of one block: squares, dot products, sizes, and histograms of sizes.
 
-A histogram's bin is a pair of float64 numbers, how many entries and the sum of their squares, so that an entry costs one
-addition of two numbers. Neighbours go to different copies of the table, so equal ones need not wait for each other.
+A histogram's bin is a pair of float64 numbers, how many entries and the sum of their squares, so that an entry costs
+one addition of two numbers. Neighbours go to different copies of a bin, so equal ones need not wait for each other.
 """
 
 # mypy: ignore-errors

@@ -75,7 +75,7 @@ def _fused(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.
     """`mask_counts` from the numbers of the fused pass."""
     n = found.live if values["denominator"] == "changed" else found.n
     tasks = range(len(found.changed))
-    groups = {"task": [(t,) for t in tasks], "pair": pairs(len(tasks))}
+    groups: dict[str, list[tuple[int, ...]]] = {"task": [(t,) for t in tasks], "pair": [*pairs(len(tasks))]}
     sums: dict[str, np.ndarray] = {"n": np.array(n)}
     for prefix, reached in (("", found.reached), ("null_", found.null_reached[values["denominator"]])):
         sums |= {prefix + key: histograms_of(reached.of(sets), n) for key, sets in groups.items()}

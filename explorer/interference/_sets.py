@@ -54,7 +54,7 @@ class Sets:
 
     @cached_property
     def ranks(self) -> np.ndarray:
-        """Positions that at least k = 1 … T tasks hold = this matrix [T, S] @ those that each set holds, if complete."""
+        """Positions that at least k = 1 … T tasks hold = this matrix [T, S] @ those that every set holds."""
         of_size = [[(-1) ** (m - k) * comb(m - 1, k - 1) if m >= k else 0 for m in range(1, self.count + 1)]
                    for k in range(1, self.count + 1)]  # fmt: skip
         return np.array(of_size, np.int64)[:, [len(s) - 1 for s in self.places]]

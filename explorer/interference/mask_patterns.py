@@ -115,7 +115,8 @@ def _(
     formed anew: the draws of mask agreement. In models of more than 4 million weights, 1 position in 16 is drawn.
     independent = Π_{t ∈ S} d_t Π_{t ∈ C∖S} (1 − d_t), d_t the density of the task's mask.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers and kinds; cells and single tensors get the grid threshold
-    nearest to `mask_threshold` only. `denominator` changed counts (and draws from) only positions that some task changed.
+    nearest to `mask_threshold` only. `denominator` changed counts (and draws from) only positions that some task
+    changed.
     Edges: more than six chosen tasks give no rows, none the one pattern []; no weights give NaN.
     Paper: Localizing Task Information for Improved Model Merging and Compression, section 4 (patterns and both
     chance levels are ours).

@@ -42,8 +42,11 @@ PARTS = {
     "cosine, norms": ["cosine", "norm_profile"],
     "signs": ["sign_conflict", "sign_agreement"],
     "minority mass": ["minority_mass"],
-    "masks": ["mask_overlap", "mask_agreement"],
+    "masks": ["mask_overlap", "mask_agreement", "mask_patterns"],
+    "sizes": ["redundancy", "conflict_map"],
 }
+LIKE_PEER = ["cosine", "sign_conflict"]
+"""What corresponds to the two metrics MergeLens is asked for."""
 
 
 def shapes(parameters: int) -> dict[str, tuple[int, ...]]:
@@ -152,6 +155,13 @@ def slider_seconds(survey: Survey) -> float:
     )
 
 
+def like_peer(source: CheckpointSource, executor: ThreadExecutor) -> None:
+    """The metrics MergeLens is asked for, with our nulls, for every tensor, layer, kind and the model."""
+    found = collect(source, LIKE_PEER, executor=executor)
+    for name in LIKE_PEER:
+        found.finish(name)
+
+
 def peer_seconds(folder: Path, tasks: int) -> tuple[float, float] | None:
     """`mergelens compare` on the same files with its two cheapest metrics, in a process of its own; None without it."""
     program = (
@@ -210,6 +220,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     found["slider_seconds"] = slider_seconds(held[-1])
     for part, names in PARTS.items():
         note(f"{part} alone", seconds_of(lambda n=names: collect(source, n, executor=executor), repeat))
+    note("like_mergelens_seconds", seconds_of(lambda: like_peer(source, executor), repeat))
     note("floor_seconds_after", seconds_of(lambda: read_and_sum(source, executor), repeat))
     found["over_floor"] = found["survey_seconds"] / found["floor_seconds"]
     print(f"over the floor {found['over_floor']:.2f} (target {FLOOR_TARGET:g}); peak anonymous memory above the start "
@@ -219,9 +230,12 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.peer and (peer := peer_seconds(folder, arguments.tasks)):
         found["mergelens_seconds"], found["mergelens_seconds_cpu"] = peer
         found["times_faster"] = peer[0] / found["survey_seconds"]
+        found["times_faster_like_for_like"] = peer[0] / found["like_mergelens_seconds"]
         cpu = f"{peer[1]:.1f} CPU-s, {peer[1] / found['survey_seconds_cpu']:.1f} times ours"
-        print(f"MergeLens, two metrics: {peer[0]:.1f} s, {found['times_faster']:.1f} times ours ({cpu}); "
-              f"target {PEER_TARGET:g}")  # fmt: skip
+        alike = f"{found['times_faster_like_for_like']:.1f} times our like two"
+        alike += f" ({peer[1] / found['like_mergelens_seconds_cpu']:.1f} times their CPU-s)"
+        print(f"MergeLens, two metrics: {peer[0]:.1f} s, {found['times_faster']:.1f} times all of ours ({cpu}); "
+              f"{alike}; target {PEER_TARGET:g}")  # fmt: skip
     return found
 
 

@@ -14,6 +14,7 @@ from explorer.compute.source import Chunk, Source, numel
 from explorer.interference import _fused
 from explorer.interference._api import FUSED, Partial
 from explorer.interference._fused import Found, Pass
+from explorer.interference._sets import chosen_places
 from explorer.interference._survey import Sums
 
 
@@ -44,9 +45,9 @@ class FusedJobs:
         self._rows = {i: _row(rows, job, thresholds, len(source.tasks)) for i, job in self._jobs.items()}
         total = sum(numel(source, name) for name in source.names)
         denominators = dict.fromkeys(values["denominator"] for values in masks)
-        self._pass = Pass(
-            source, needs, torch.stack(rows or [torch.zeros(len(source.tasks))]), tuple(denominators), total
-        )
+        chosen = [chosen_places(values["chosen"], source.tasks) or [] for values in masks if "chosen" in values]
+        levels = torch.stack(rows or [torch.zeros(len(source.tasks))])
+        self._pass = Pass(source, needs, levels, tuple(denominators), chosen, total)
         self._readable = cache(lambda name: _fused.readable(source, name))
 
     def sums(self, chunk: Chunk) -> dict[int, Sums]:

@@ -13,11 +13,12 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from explorer.compute.compiled import BF16, F32, choose, compiled, load, pointer, regrouped, size_bits, widen
-from explorer.interference._fused_levels import count_levels
+from explorer.compute.compiled import BF16, F32, choose, compiled, load, pointer, size_bits, widen
+from explorer.interference._fused_levels import count_levels, take_levels
 from explorer.interference._fused_planes import BLOCK, WORDS, count_ones, count_pair, count_votes, planes_of, signs_of
+from explorer.interference._fused_sizes import add_histogram, dots, size_dots, sizes, squares, take_histogram
 
-GRAM, SIGNS, MASS, MASKS, NORMS = range(5)
+GRAM, SIGNS, MASS, MASKS, NORMS, SIZES, HISTOGRAM = range(7)
 """Places in `needs`: which sums are wanted, in the order of `_fused.NEEDS`."""
 _ZERO = np.float32(0)
 
@@ -46,33 +47,6 @@ def _delta(kind, address, direct, start, count, weights, nothing, spare, into):
     return largest
 
 
-@regrouped
-def _squares(values):
-    total = 0.0
-    for i in range(BLOCK):
-        total += np.float64(values[i]) * np.float64(values[i])
-    return total
-
-
-@regrouped
-def _dots(left, right):
-    """Σ a b and Σ a² b²; a product of float32 is exact in float64."""
-    dot, square = 0.0, 0.0
-    for i in range(BLOCK):
-        product = np.float64(left[i]) * np.float64(right[i])
-        dot += product
-        square += product * product
-    return dot, square
-
-
-@regrouped
-def _sizes(totals):
-    total = 0.0
-    for i in range(BLOCK):
-        total += abs(totals[i])
-    return total
-
-
 @compiled
 def _add_four(a, b, c, d, la, lb, lc, ld, totals, masses):
     """Adds four tasks, in order, where their magnitude bits are above a limit, and their sizes."""
@@ -93,7 +67,7 @@ def _mass(values, limits, totals, masses):
     for t in range(0, len(values), 4):
         la, lb, lc, ld = limits[t], limits[t + 1], limits[t + 2], limits[t + 3]
         _add_four(values[t], values[t + 1], values[t + 2], values[t + 3], la, lb, lc, ld, totals, masses)
-    return _sizes(masses), _sizes(totals)
+    return sizes(masses), sizes(totals)
 
 
 @compiled
@@ -118,10 +92,10 @@ def _flipped(values, low, high, start, into):
 def _together(values, tasks, totals, into):
     """The multi-task vector of a block: added in float64, in order, and rounded once."""
     totals[:] = 0.0
-    for t in range(tasks):
-        row = values[t]
+    for t in range(0, tasks, 4):
+        a, b, c, d = values[t], values[t + 1], values[t + 2], values[t + 3]
         for i in range(BLOCK):
-            totals[i] += np.float64(row[i])
+            totals[i] = totals[i] + np.float64(a[i]) + np.float64(b[i]) + np.float64(c[i]) + np.float64(d[i])
     for i in range(BLOCK):
         into[i] = np.float32(totals[i])
 
@@ -164,15 +138,15 @@ def _count_changed(values, tasks, planes, start, counts, live):
 
 @compiled
 def collect(
-    base, base_kind, tasks, kinds, direct, count, needs, limits, seeds, every, offset, work, sums, counts, live
+    base, base_kind, tasks, kinds, direct, count, needs, limits, seeds, every, offset, sets, work, sums, counts, live
 ):
     """Every sum wanted of one chunk of `count` elements from address to address; returns bits of the largest |τ|.
 
     `limits` [J, T₄]: magnitude bits that an entry must exceed, per density and task. Every `every`-th block from block
     `offset` on carries the null of the mass. Shapes of `work`, `sums` and `counts` are those of `_fused`.
     """
-    weights, nothing, spare, values, flips, totals, masses, planes, kept, counters, rows, down = work
-    gram, base_squared, mass = sums
+    weights, nothing, spare, values, flips, totals, masses, planes, kept, counters, room, down = work
+    gram, base_squared, mass, lengths, table, histogram = sums
     changed, both, opposite, signs, votes, reached = counts
     n_tasks, change = len(kinds), np.uint32(0)
     for start in range(0, count, BLOCK):
@@ -181,7 +155,7 @@ def collect(
         if n < BLOCK:
             weights[n:] = _ZERO
         if needs[NORMS]:
-            base_squared[0] += _squares(weights)
+            base_squared[0] += squares(weights)
         largest = np.uint32(0)
         for t in range(n_tasks):
             found = _delta(kinds[t], tasks[t], direct[t], start, n, weights, nothing, spare, values[t])
@@ -190,41 +164,72 @@ def collect(
         if largest == 0:
             continue
         _count_changed(values, n_tasks, planes, start, changed, live)
-        if needs[GRAM]:
-            for a in range(n_tasks):
-                for b in range(a, n_tasks):
-                    dot, square = _dots(values[a], values[b])
-                    gram[0, a, b] += dot
-                    gram[1, a, b] += square
-        elif needs[NORMS]:
-            for a in range(n_tasks):
-                gram[0, a, a] += _squares(values[a])
+        _add_products(values, n_tasks, needs, gram)
+        length = 0.0
+        if needs[SIZES] or needs[MASS]:
+            for t in range(n_tasks):
+                size = sizes(values[t])
+                lengths[t] += size
+                length += size
+        if needs[HISTOGRAM]:
+            for t in range(n_tasks):
+                add_histogram(values[t], n, room[0], masses, table[t])
         if needs[SIGNS]:
             for t in range(n_tasks):
                 signs_of(values[t], down[t])
             for j in range(len(limits)):
                 _count_signs(values, limits[j], down, kept, counters, both[j], opposite[j], signs[j], votes[j])
-        if needs[MASS]:
-            _add_mass(values, limits, seeds, start, (start // BLOCK) % every == offset, flips, totals, masses, mass)
-        if needs[MASKS]:
+        if needs[MASS] or needs[MASKS]:
             _together(values, n_tasks, totals, spare)
-            count_levels(values, spare, n_tasks, rows, reached)
+        if needs[MASS]:
+            drawn = (start // BLOCK) % every == offset
+            _add_mass(values, limits, seeds, start, drawn, length, flips, totals, masses, mass)
+        if needs[MASKS]:
+            count_levels(values, spare, n_tasks, sets[0], sets[1], room)
+    take_levels(room, reached)
+    for t in range(len(table)):
+        take_histogram(table[t], changed[t], histogram[t])
     return change
 
 
 @compiled
-def _add_mass(values, limits, seeds, start, drawn, flips, totals, masses, mass):
-    """Adds to `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and where the block carries the null the same under random signs."""
+def _add_products(values, tasks, needs, gram):
+    """Adds to `gram` [3, T, T], upper triangles: Σ a b, Σ a² b² and Σ |a b|."""
+    for a in range(tasks):
+        for b in range(a, tasks):
+            if needs[SIZES] and a != b:
+                dot, square, size = size_dots(values[a], values[b])
+                gram[2, a, b] += size
+            elif needs[GRAM]:
+                dot, square = dots(values[a], values[b])
+            elif (needs[NORMS] or needs[SIZES]) and a == b:
+                dot, square = squares(values[a]), 0.0
+            else:
+                continue
+            gram[0, a, b] += dot
+            gram[1, a, b] += square
+
+
+@compiled
+def _add_mass(values, limits, seeds, start, drawn, length, flips, totals, masses, mass):
+    """Adds to `mass` [J, 4]: Σ|τ|, Σ|Σ τ|, and where the block carries the null the same under random signs.
+
+    `totals` holds the sum of all tasks, and is written over; `length` is Σ|τ| of the whole block.
+    """
     for j in range(len(limits)):
-        sizes, rest = _mass(values, limits[j], totals, masses)
-        mass[j, 0] += sizes
-        mass[j, 1] += rest
+        if j == 0 and not limits[0].any():
+            mass[0, 0] += length
+            mass[0, 1] += sizes(totals)
+        else:
+            all_of_it, rest = _mass(values, limits[j], totals, masses)
+            mass[j, 0] += all_of_it
+            mass[j, 1] += rest
         if drawn:
             if j == 0:
                 for t in range(len(seeds)):
                     _flipped(values[t], seeds[t, 0], seeds[t, 1], start, flips[t])
-            sizes, rest = _mass(flips, limits[j], totals, masses)
-            mass[j, 2] += sizes
+            all_of_it, rest = _mass(flips, limits[j], totals, masses)
+            mass[j, 2] += all_of_it
             mass[j, 3] += rest
 
 
@@ -253,10 +258,10 @@ def _gather(kind, address, places, count, n, halves, into):
 
 
 @compiled
-def null_levels(base, base_kind, tasks, kinds, direct, count, draws, seeds, live, room, work, reached):
+def null_levels(base, base_kind, tasks, kinds, direct, count, draws, seeds, live, drawn, sets, work, reached):
     """Adds to `reached` [R, 40] the levels of `draws` positions, where every task has an entry drawn on its own."""
-    weights, nothing, spare, values, _, totals, _, _, _, _, rows, _ = work
-    halves, places = room
+    weights, nothing, spare, values, _, totals, _, _, _, _, room, _ = work
+    halves, places = drawn
     among = len(live) if len(live) else count
     for start in range(0, draws, BLOCK):
         n = min(BLOCK, draws - start)
@@ -268,4 +273,5 @@ def null_levels(base, base_kind, tasks, kinds, direct, count, draws, seeds, live
             _subtract(spare, nothing if direct[t] else weights, n, values[t])
             values[t][n:] = _ZERO
         _together(values, len(kinds), totals, spare)
-        count_levels(values, spare, len(kinds), rows, reached)
+        count_levels(values, spare, len(kinds), sets[0], sets[1], room)
+    take_levels(room, reached)

@@ -1,7 +1,7 @@
 """Whole-model magnitude thresholds of every task at several densities at once, exactly.
 
-Where compiled loops serve, two passes over all models together find them all; otherwise `select` finds them task by
-task. Memory is bounded by 128 KiB per task and density, whatever the size of the model.
+A few densities are found task by task by `select`, in one pass each where compiled loops serve. More are found by
+two passes of compiled loops over all models together, in 128 KiB per task and density, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from explorer.interference import _fused
 DENSITIES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 """Trim densities that a survey can hold side by side, so that a slider moves among them without a new pass."""
 _PIECE_ELEMENTS = 1 << 22
+_FEW = 5
+"""Up to so many densities, brackets around them need less than counting all digits."""
 
 
 @cache
@@ -44,7 +46,9 @@ def thresholds(
         changed = lambda c: int((deltas(source, c) != 0).any(0).sum())  # noqa: E731
         counted = sum(executor.map(changed, pieces, total=len(pieces), label="count changed weights", cancel=cancel))
     ranks = [select.kept_count(d, counted) for d in densities if d < 1] if counted else []
-    compiled = _fused.serves(source) and all(_fused.readable(source, name) for name in source.names)
+    compiled = (
+        len(ranks) > _FEW and _fused.serves(source) and all(_fused.readable(source, name) for name in source.names)
+    )
     found = iter((_by_digits if compiled else _by_select)(source, ranks, executor, cancel))
     nothing = torch.zeros(len(source.tasks), device=source.device)
     return torch.stack([next(found) if d < 1 and counted else nothing for d in densities])
@@ -53,8 +57,10 @@ def thresholds(
 def _by_select(
     source: Source, ranks: Sequence[int], executor: Executor, cancel: CancelToken | None
 ) -> Sequence[Tensor]:
+    if not ranks:
+        return []
     scans = [select.scan(source, task, executor=executor, cancel=cancel) for task in range(len(source.tasks))]
-    return [torch.stack([select.kth_largest(values, k) for values in scans]) for k in ranks]
+    return [torch.stack(row) for row in zip(*(select.at_ranks(values, ranks) for values in scans), strict=True)]
 
 
 def _by_digits(

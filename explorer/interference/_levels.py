@@ -48,32 +48,47 @@ def mask_counts(
     if denominator == "changed":
         live = live[:, (live != 0).any(0)]
         n_all = live.shape[1]
+    drawn, weight = drawn_entries(live, context)
+    real, null = _histograms(mask_levels(live)), _histograms(mask_levels(drawn))
+    counts = {"n": torch.tensor(n_all), **real}
+    counts.update({f"null_{key}": value.double() * weight for key, value in null.items()})
+    for key in real:  # what is not live is at level 0 for every task
+        counts[key][:, 0] += n_all - live.shape[1]
+        counts[f"null_{key}"][:, 0] += n_all - live.shape[1]
+    return counts
+
+
+def drawn_entries(live: Tensor, context: Context) -> tuple[Tensor, float]:
+    """Positions of the null, [T, draws]: every task has an entry of its row in `live` [T, n] drawn on its own; and how
+    many positions each of them stands for.
+    """
     among = live.shape[1]
     draws = -(-among // context.null_every)
     drawn = torch.empty((live.shape[0], draws), dtype=live.dtype, device=live.device)
     for index, task in enumerate(context.tasks if draws else ()):
         words = _nulls.seed_words(context.tensor, context.start, task)
         drawn[index] = live[index].index_select(0, _nulls.places(words, draws, among).to(live.device))
-    real, null = _histograms(mask_levels(live)), _histograms(mask_levels(drawn))
-    counts = {"n": torch.tensor(n_all), **real}
-    counts.update({f"null_{key}": value.double() * (among / max(draws, 1)) for key, value in null.items()})
-    for key in real:  # what is not live is at level 0 for every task
-        counts[key][:, 0] += n_all - among
-        counts[f"null_{key}"][:, 0] += n_all - among
-    return counts
+    return drawn, among / max(draws, 1)
 
 
 def _fused(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """`mask_counts` from the numbers of the fused pass."""
     n = found.live if values["denominator"] == "changed" else found.n
-    count = len(found.changed)
-    bounds = np.cumsum([count, count * (count - 1) // 2])
+    tasks = range(len(found.changed))
+    groups: dict[str, list[tuple[int, ...]]] = {"task": [(t,) for t in tasks], "pair": [*pairs(len(tasks))]}
     sums: dict[str, np.ndarray] = {"n": np.array(n)}
     for prefix, reached in (("", found.reached), ("null_", found.null_reached[values["denominator"]])):
-        edges = np.concatenate([np.full((len(reached), 1), n), reached, np.zeros((len(reached), 1), np.int64)], 1)
-        parts = np.split(edges[:, :-1] - edges[:, 1:], bounds)
-        sums.update({prefix + key: part for key, part in zip(("task", "pair", "rank"), parts, strict=True)})
-    return sums
+        sums |= {prefix + key: histograms_of(reached.of(sets), n) for key, sets in groups.items()}
+        sums[prefix + "rank"] = histograms_of(reached.ranks(), n)
+    return {key: value.astype(np.float64) if key.startswith("null_") else value for key, value in sums.items()}
+
+
+def histograms_of(reached: np.ndarray, n: int) -> np.ndarray:
+    """Positions at level 0 … 40 from how many of n reach level 1 … 40: [rows, 40] -> [rows, 41]."""
+    out = np.empty((len(reached), LEVELS_MAX + 1), reached.dtype)
+    out[:, 0], out[:, 1:] = n, reached
+    out[:, :-1] -= reached
+    return out
 
 
 FUSED[mask_counts] = Fused(("masks",), _fused)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._sums import gram, pairs, ratio, row_sums
 from explorer.results import fraction, number, text
 
@@ -44,6 +47,12 @@ def conflict_map(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
     size = (deltas[:, :0] if context.unchanged else deltas).to(torch.float64).abs()
     sums = row_sums(size)
     return {"dots": gram(size), "null_dots": torch.outer(sums, sums) / max(deltas.shape[1], 1)}
+
+
+@conflict_map.fused("sizes")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    dots = found.gram[2] + np.diag(found.gram[0].diagonal())
+    return {"dots": dots, "null_dots": np.outer(found.lengths, found.lengths) / found.n}
 
 
 @conflict_map.finish

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 
 from explorer.interference._api import Context, Totals, metric
-from explorer.interference._levels import LEVELS_MAX, THRESHOLDS, at_least, mask_levels, shown_thresholds
+from explorer.interference._fused import Found
+from explorer.interference._levels import (
+    LEVELS_MAX,
+    THRESHOLDS,
+    at_least,
+    drawn_entries,
+    histograms_of,
+    mask_levels,
+    shown_thresholds,
+)
+from explorer.interference._sets import chosen_places
 from explorer.params import Choice, PerTask, Range
 from explorer.results import count, fraction, number, text
-
-CHOSEN_MAX = 6
-"""So many tasks have 64 patterns: more could neither be drawn nor read."""
 
 Chosen = Annotated[
     int,
@@ -40,7 +47,7 @@ Chosen = Annotated[
         text("pattern", "names of the tasks that need the weight, in alphabetical order, as a JSON list; [] for none"),
         count("k", "number of tasks in the pattern"),
         fraction("share", "share of weights needed by exactly these of the chosen tasks"),
-        fraction("null", "the same after each task vector is permuted on its own"),
+        fraction("null", "the same when each task's entries are drawn on their own"),
         fraction("independent", "the same if masks of these densities were placed independently"),
     ),
 )
@@ -60,20 +67,32 @@ def mask_patterns(
     Row s holds, for the tasks of its bits, #{i : min level = j}; from that follows how many positions are in all of
     their masks at every threshold. More than six chosen tasks give [0, 41].
     """
-    kept = _places(chosen, context.tasks)
+    kept = chosen_places(chosen, context.tasks)
     n_all = deltas.shape[1]
     live = deltas[:, :0] if context.unchanged else deltas
     if denominator == "changed":
         live = live[:, (live != 0).any(0)]
         n_all = live.shape[1]
-    counts = {"n": torch.tensor(n_all), "held": _held(live, kept, n_all)}
-    if not kept:
-        return counts | {"null_held": counts["held"].clone()}
-    permuted = torch.empty_like(live)
-    for index, task in enumerate(context.tasks):
-        order = torch.randperm(live.shape[1], generator=context.generator(task), dtype=torch.int32)
-        permuted[index] = live[index].index_select(0, order.to(live.device))
-    return counts | {"null_held": _held(permuted, kept, n_all)}
+    drawn, weight = drawn_entries(live, context)
+    held, null = _held(live, kept), _held(drawn, kept).double() * weight
+    held[1:, 0] += n_all - live.shape[1]  # what is not live is at level 0 for every task
+    null[1:, 0] += n_all - live.shape[1]
+    return {"n": torch.tensor(n_all), "held": held, "null_held": null}
+
+
+@mask_patterns.fused("masks")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    n = found.live if values["denominator"] == "changed" else found.n
+    kept = chosen_places(values["chosen"], found.tasks)
+    sets = (
+        [] if kept is None else [tuple(t for i, t in enumerate(kept) if s >> i & 1) for s in range(1, 1 << len(kept))]
+    )
+    empty = np.zeros((int(kept is not None), LEVELS_MAX + 1), np.int64)
+    held, null = (
+        np.concatenate([empty, histograms_of(reached.of(sets), n)])
+        for reached in (found.reached, found.null_reached[values["denominator"]])
+    )
+    return {"n": np.array(n), "held": held, "null_held": null.astype(np.float64)}
 
 
 @mask_patterns.finish
@@ -92,15 +111,17 @@ def _(
     tasks, in [0, 1]; sums to 1 over the 2^|C| patterns S of the chosen tasks C. A task that is not chosen is summed
     over. No single share is a measure of interference; a pattern far above its null is shared ground.
     From the counts of positions that all tasks of a set hold, exact patterns follow by inclusion and exclusion.
-    Null: the same shares when each τ_t is permuted on its own within its chunk and τ_MTL is formed anew.
+    Null: the same shares when every position holds, of each τ_t, an entry drawn on its own from the chunk, and τ_MTL is
+    formed anew: the draws of mask agreement. In models of more than 4 million weights, 1 position in 16 is drawn.
     independent = Π_{t ∈ S} d_t Π_{t ∈ C∖S} (1 − d_t), d_t the density of the task's mask.
     Rows come at λ = 0.05, 0.10, … 2.00 for model, layers and kinds; cells and single tensors get the grid threshold
-    nearest to `mask_threshold` only. `denominator` changed counts (and permutes) only positions that some task changed.
+    nearest to `mask_threshold` only. `denominator` changed counts (and draws from) only positions that some task
+    changed.
     Edges: more than six chosen tasks give no rows, none the one pattern []; no weights give NaN.
     Paper: Localizing Task Information for Improved Model Merging and Compression, section 4 (patterns and both
     chance levels are ours).
     """
-    kept = _places(parameters["chosen"], tasks)
+    kept = chosen_places(parameters["chosen"], tasks)
     if kept is None:
         return {}
     names = [tasks[t] for t in kept]
@@ -123,17 +144,8 @@ def _(
     }
 
 
-def _places(chosen: int | dict[str, int], tasks: Sequence[str]) -> list[int] | None:
-    """Positions of the chosen tasks; None where more than six are chosen."""
-    kept = [i for i, task in enumerate(tasks) if (chosen.get(task, 1) if isinstance(chosen, dict) else chosen)]
-    return kept if len(kept) <= CHOSEN_MAX else None
-
-
-def _held(deltas: Tensor, kept: Sequence[int] | None, n: int) -> Tensor:
-    """Histogram of the smallest level in every set of tasks, [2^C, 41]; row 0, the empty set, holds zeros.
-
-    Positions beyond those given (up to n) are at level 0 for every task.
-    """
+def _held(deltas: Tensor, kept: Sequence[int] | None) -> Tensor:
+    """Histogram of the smallest level in every set of tasks, [2^C, 41]; row 0, the empty set, holds zeros."""
     sets = 0 if kept is None else 1 << len(kept)
     counts = torch.zeros((sets, LEVELS_MAX + 1), dtype=torch.int64, device=deltas.device)
     if not kept:
@@ -145,7 +157,6 @@ def _held(deltas: Tensor, kept: Sequence[int] | None, n: int) -> Tensor:
         rest = s ^ (1 << last)
         smallest[s] = torch.minimum(smallest[rest], levels[last]) if rest else levels[last]
         counts[s] = torch.bincount(smallest[s], minlength=LEVELS_MAX + 1)
-        counts[s, 0] += n - deltas.shape[1]
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from explorer.compute.select import kept_count
 from explorer.interference._api import Context, Totals, metric
+from explorer.interference._fused import Found
 from explorer.interference._magnitudes import BINS, entries_for, gaussian_kept, gaussian_part_for, histogram, norm_kept
 from explorer.interference._sums import ratio
 from explorer.params import Choice, Range
@@ -59,6 +61,16 @@ def redundancy(deltas: Tensor, *, context: Context) -> dict[str, Tensor]:
         "energy": energy,
         "n_any": (live != 0).any(0).sum(),
         "n": torch.tensor(deltas.shape[1]),
+    }
+
+
+@redundancy.fused("histogram")
+def _(found: Found, level: int, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        "counts": found.histogram[..., 0].astype(np.int64),
+        "energy": found.histogram[..., 1],
+        "n_any": np.array(found.live),
+        "n": np.array(found.n),
     }
 
 

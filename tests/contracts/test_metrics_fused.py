@@ -63,10 +63,9 @@ def assert_same(found: Survey, expected: Survey) -> None:
                 )
 
 
-def test_the_elementwise_metrics_are_fused() -> None:
+def test_every_elementwise_metric_is_fused() -> None:
     fused = {name for name in METRICS.names() if METRICS.get(name).partial in FUSED}
-    assert fused >= {"cosine", "mask_agreement", "mask_overlap", "minority_mass", "norm_profile"}
-    assert fused >= {"sign_agreement", "sign_conflict"}
+    assert fused == {name for name in METRICS.names() if METRICS.get(name).on != "matrix"}
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -91,6 +90,22 @@ def test_odd_numbers_and_mixed_precision(dtype: torch.dtype, monkeypatch: pytest
 def test_twenty_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(20, torch.bfloat16)
     assert_same(collect(source, denominator="changed"), by_torch(source, monkeypatch, denominator="changed"))
+
+
+@pytest.mark.parametrize("count, chosen", [(3, {"t1": 0}), (5, {"t0": 0}), (7, {"t2": 0}), (9, 1), (4, 0), (6, 1)])
+def test_patterns_of_any_choice_of_tasks(count: int, chosen: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, options = source_of(count, torch.bfloat16), {"parameters": {"mask_patterns": {"chosen": chosen}}}
+    for names in (["mask_patterns"], ["mask_agreement", "mask_overlap", "mask_patterns"]):
+        assert_same(collect(source, names, **options), by_torch(source, monkeypatch, metrics=names, **options))
+
+
+def test_sizes_beyond_the_histogram_go_to_its_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(2, torch.float32)
+    source._tasks[0]["long"][:900] += 2.0 ** torch.arange(-60, 840).clamp(max=30)
+    source._base["long"][900:950], source._tasks[1]["long"][900:950] = 0.0, 2.0**-55
+    found, expected = collect(source, ["redundancy"]), by_torch(source, monkeypatch, metrics=["redundancy"])
+    assert_same(found, expected)
+    assert found.sums["long"][0]["counts"][:, [0, -1]].tolist()[0][1] > 0 < found.sums["long"][0]["counts"][1, 0]
 
 
 def test_an_adapter_s_own_difference_is_not_subtracted_again(monkeypatch: pytest.MonkeyPatch) -> None:

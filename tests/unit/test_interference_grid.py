@@ -35,8 +35,10 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         readiness.wait()
 
 
+@pytest.mark.parametrize("few", [0, 6], ids=["by digits", "by brackets"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
-def test_thresholds_are_those_of_a_full_sort(dtype: torch.dtype) -> None:
+def test_thresholds_are_those_of_a_full_sort(dtype: torch.dtype, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_grid, "_FEW", few)
     source, densities = source_of(dtype), (0.001, 0.01, 0.2, 0.5, 0.99, 1.0)
     got = _grid.thresholds(source, densities, "all", ThreadExecutor(2), None)
     wide = torch.float64 if dtype == torch.float64 else torch.float32

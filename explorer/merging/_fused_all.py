@@ -56,8 +56,9 @@ def merge_all(
     `arguments(name)` gives what the method's `fused` function takes. `dtype` is the stored dtype (None: each base
     tensor's own); a row that is wider is left to the runner.
     """
-    table = addresses_of(source)
-    if table is None or prepared.keeps_base or prepared.add_ons or not readiness.ready():
+    plain = not prepared.keeps_base and not prepared.add_ons and prepared.method.fused_function is not None
+    table = addresses_of(source) if plain and readiness.ready() else None
+    if table is None:
         return frozenset()
     chosen = _chosen(table, source, rows, dtype, frozenset(names))
     settings = _settings(prepared, [table.names[i] for i in chosen], arguments) if len(chosen) else None

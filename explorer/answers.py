@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from explorer.compute import readiness
 from explorer.interference import DENSITIES, METRICS, Survey
 from explorer.results import Result
 from explorer.seeds import digest_of
@@ -26,14 +27,18 @@ def tables(
     """The tables of several metrics of the models with this digest; `ask` surveys them where nothing is kept.
 
     `parameters` are values by metric name; those that need no new pass cost none. `held`: survey all of `DENSITIES`
-    together, so that any of them is answered without reading a weight from then on. Raises as `ask` does.
+    together, where compiled loops are at hand, so that any of them is answered without reading a weight from then on.
+    Raises as `ask` does.
     """
     passing, finishing = _split(parameters or {})
     alone = f"survey/{digest}/" + digest_of(sorted(metrics), trim_density, passing)
     along = f"survey/{digest}/" + digest_of(sorted(metrics), DENSITIES, passing)
 
+    # Without the compiled pass, holding every density would take longer than all figures together.
+    together = held and readiness.ready()
+
     def survey() -> Survey:
-        if trim_density in DENSITIES and (held or along in store):
+        if trim_density in DENSITIES and (together or along in store):
             densities = (trim_density, *DENSITIES)
             make = lambda: ask(metrics, parameters=passing, trim_density=trim_density, held=densities)  # noqa: E731
             return store.get_or_make(along, make, lambda s: s.size_bytes)

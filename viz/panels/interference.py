@@ -47,7 +47,7 @@ class InterferencePlace:
                 )
                 self._row("signs")
                 self.drill = DrillDown(bench)
-            with gr.Tab(LABELS["masks"], id="masks"):
+            with gr.Tab(LABELS["masks"], id="masks") as self.masks_tab:
                 self._masks()
             with gr.Tab(LABELS["tasks"], id="tasks"):
                 self._row("tasks")
@@ -131,10 +131,13 @@ class InterferencePlace:
             else:
                 yield [gr.skip()] * len(self.drill.outputs)
 
-        def opened(request: gr.Request) -> list[Any]:
-            slot = slot_of(request)
-            self.view(slot).decomposed = True
-            return self.topic(slot, "matrices")
+        def opening(name: str) -> Callable[[gr.Request], list[Any]]:
+            def opened(request: gr.Request) -> list[Any]:
+                slot = slot_of(request)
+                self.view(slot).opened.add(name)
+                return self.topic(slot, name)
+
+            return opened
 
         for panel in self.panels.values():
             panel.pick(picked_in, None, self.outputs, **live)
@@ -142,7 +145,8 @@ class InterferencePlace:
         self.clear.click(cleared, None, self.outputs, **live)
         self.panels["mask-agreement"].drag(dragged, None, self._outputs(("masks",))[:1], **live)
         self.panels["sign-map"].pick(drilled, None, self.drill.outputs, **live)
-        self.matrices_tab.select(opened, None, self._outputs(("matrices",)), **{**live, "show_progress": "minimal"})
+        for name, tab in (("masks", self.masks_tab), ("matrices", self.matrices_tab)):
+            tab.select(opening(name), None, self._outputs((name,)), **live)
 
     def _setter(self, slot_of: SlotOf, name: str, changed: tuple[str, ...]) -> Callable[..., list[Any]]:
         def set_and_draw(value: Any, request: gr.Request) -> list[Any]:
@@ -161,7 +165,7 @@ class InterferencePlace:
         models = (recipe.base, tuple((t.name, t.checkpoint) for t in recipe.tasks), recipe.include, recipe.exclude)
         found = self._views.setdefault(slot, View())
         if found.models != models:
-            found.models, found.selection, found.decomposed = models, Selection(), False
+            found.models, found.selection = models, Selection()
             found.chosen = recipe.task_names[: topics.UPSET_MOST]
         return found
 
@@ -186,10 +190,8 @@ class InterferencePlace:
 
     def select(self, slot: Slot, selection: Selection) -> Iterator[list[Any]]:
         """Mark what is selected in every figure that is drawn."""
-        view = self.view(slot)
-        view.selection = selection
-        drawn = [t for t in TOPICS if t != "matrices" or view.decomposed]
-        yield self._update(slot, drawn)
+        self.view(slot).selection = selection
+        yield self._update(slot, list(TOPICS))
 
     def _update(self, slot: Slot, drawn: list[str], overview: Any = None) -> list[Any]:
         figures = [
@@ -211,7 +213,7 @@ class InterferencePlace:
         for topic in ("signs", "tasks", "sizes", "masks"):
             yield self._update(slot, [topic])
         yield self._update(slot, [], self._cards(slot))
-        if view.decomposed:
+        if "matrices" in view.opened:
             yield self._update(slot, ["matrices"])
         try:
             self._survey(slot, topics.SIGNS, view.trim, held=True)
@@ -228,8 +230,9 @@ class InterferencePlace:
         return cards(findings(results, density=view.trim, mask_threshold=view.threshold), targets=topics.TARGETS)
 
     def topic(self, slot: Slot, topic: str) -> list[dict[str, Any]]:
-        """Every figure of a topic; a figure whose numbers cannot be had says why."""
-        return [self._figure(slot, figure) for figure in TOPICS[topic]]
+        """Every figure of a topic, the late ones once it was opened; where numbers cannot be had it says why."""
+        ready = topic in self.view(slot).opened
+        return [gr.skip() if figure.late and not ready else self._figure(slot, figure) for figure in TOPICS[topic]]
 
     def _figure(self, slot: Slot, figure: Figure) -> dict[str, Any]:
         view, names = self.view(slot), slot.session.recipe.task_names

@@ -25,13 +25,17 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a topic: its chart, the metric drawn, the element's id, and what it says until it is drawn."""
+    """One figure of a topic: its chart, the metric drawn, the element's id, and what it says until it is drawn.
+
+    A `late` one takes long, and is drawn only once its topic was opened.
+    """
 
     chart: str
     metric: str
     id: str
     waiting: str
     width: int = 1
+    late: bool = False
 
 
 _LATER = "Open this topic to decompose the matrices."
@@ -43,7 +47,7 @@ TOPICS: Mapping[str, tuple[Figure, ...]] = {
     "masks": (
         Figure("mask_agreement_layers", "mask_agreement", "mask-agreement", "Building masks …", 3),
         Figure("mask_overlap_pairs", "mask_overlap", "mask-overlap", "Building masks …", 2),
-        Figure("mask_upset", "mask_patterns", "mask-upset", "Counting groups …"),
+        Figure("mask_upset", "mask_patterns", "mask-upset", "Counting groups …", late=True),
     ),
     "tasks": (
         Figure("cosine_map", "cosine", "cosine", "Comparing directions …"),
@@ -54,9 +58,9 @@ TOPICS: Mapping[str, tuple[Figure, ...]] = {
         Figure("trimming_curve", "redundancy", "trimming", "Measuring sizes …", 2),
     ),
     "matrices": (
-        Figure("singular_spectra", "spectrum", "spectra", _LATER),
-        Figure("matrix_interference_layers", "sti", "matrix-layers", _LATER),
-        Figure("subspace_overlap_map", "subspace_overlap", "subspace-map", _LATER),
+        Figure("singular_spectra", "spectrum", "spectra", _LATER, late=True),
+        Figure("matrix_interference_layers", "sti", "matrix-layers", _LATER, late=True),
+        Figure("subspace_overlap_map", "subspace_overlap", "subspace-map", _LATER, late=True),
     ),
 }
 LABELS = {
@@ -85,7 +89,7 @@ class View:
     chosen: tuple[str, ...] = ()
     order: str = "size"
     measure: str = "sti"
-    decomposed: bool = False
+    opened: set[str] = field(default_factory=set)
 
     def options(self, figure: Figure) -> dict[str, Any]:
         """What a figure is drawn with, beside the selection and the colours."""

@@ -122,7 +122,12 @@ def go(page: Page, place: str) -> None:
 
 def topic(page: Page, name: str) -> None:
     """Open a topic of the place Interference, and wait for its figures."""
-    page.locator("#topics").get_by_role("tab", name=name, exact=True).click()
+    tab = page.locator("#topics").get_by_role("tab", name=name, exact=True)
+    if tab.is_visible():
+        tab.click()
+    else:  # on a telephone some tabs are in a menu
+        page.locator("#topics .overflow-menu > button").click()
+        page.locator("#topics .overflow-dropdown").get_by_text(name, exact=True).click()
     for panel in TOPICS.get(name, ()):
         wait_drawn(page, panel)
 

@@ -133,13 +133,21 @@ def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
 def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: str, options: dict[str, Any]) -> None:
     page = open_tab(f"?__theme={theme}", **options)
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
-    for place, panels in zip(PLACES, (("first-look",), FIGURES, ("scores", "trail")), strict=True):
-        go(page, place)
+
+    def fits(where: str, *panels: str) -> None:
         for panel in panels:
             wait_drawn(page, panel, seconds=120)
         wide = page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
             e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.className)""")
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (place, wide)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (where, wide)
+
+    fits("Models", "first-look")
+    go(page, "Interference")
+    for name, panels in TOPICS.items():
+        topic(page, name)
+        fits(name, *panels)
+    go(page, "Merge")
+    fits("Merge", "scores", "trail")
     look = "getComputedStyle(document.querySelector('#scores .host .xtick text, #scores .host text')).fill"
     light = page.evaluate(f"(() => {{ const c = {look}.match(/\\d+/g).map(Number); return c[0] + c[1] + c[2] }})()")
     assert (light > 380) == (theme == "dark"), "text of a figure is light on dark, dark on light"

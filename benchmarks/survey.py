@@ -35,7 +35,7 @@ from explorer.checkpoints.source import CheckpointSource
 from explorer.compute import readiness
 from explorer.compute.source import chunks
 from explorer.executor import ThreadExecutor
-from explorer.interference import DENSITIES, METRICS, Survey, collect
+from explorer.interference import DEFAULT_MEMORY_BYTES, DENSITIES, METRICS, Survey, collect, fit_memory
 
 FLOOR_TARGET, PEER_TARGET, MEMORY_TARGET = 6.0, 20.0, 1 << 30
 PARTS = {
@@ -125,7 +125,7 @@ def _anonymous_bytes() -> int:
     return 0
 
 
-def read_and_sum(source: CheckpointSource, executor: ThreadExecutor) -> None:
+def read_and_sum(source: CheckpointSource, executor: ThreadExecutor, elements: int) -> None:
     """The floor: every byte of every model read once, in the same slices, and summed by torch."""
 
     def total(chunk: Any) -> float:
@@ -133,7 +133,7 @@ def read_and_sum(source: CheckpointSource, executor: ThreadExecutor) -> None:
         parts += [source.task(t, chunk.name, chunk.start, chunk.stop) for t in range(len(source.tasks))]
         return sum(float(p.sum(dtype=torch.float32)) for p in parts)
 
-    for _ in executor.map(total, list(chunks(source))):
+    for _ in executor.map(total, list(chunks(source, elements))):
         pass
 
 
@@ -155,9 +155,9 @@ def slider_seconds(survey: Survey) -> float:
     )
 
 
-def like_peer(source: CheckpointSource, executor: ThreadExecutor) -> None:
+def like_peer(source: CheckpointSource, **work: Any) -> None:
     """The metrics MergeLens is asked for, with our nulls, for every tensor, layer, kind and the model."""
-    found = collect(source, LIKE_PEER, executor=executor)
+    found = collect(source, LIKE_PEER, **work)
     for name in LIKE_PEER:
         found.finish(name)
 
@@ -187,6 +187,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     tuned = {f"task{t + 1}": open_checkpoint(folder / f"task{t + 1}") for t in range(arguments.tasks)}
     source = CheckpointSource(base, tuned, align(base, tuned).names)
     executor, repeat = ThreadExecutor(arguments.threads), arguments.repeat
+    elements = fit_memory(DEFAULT_MEMORY_BYTES, arguments.tasks, arguments.threads).chunk_elements
+    work: dict[str, Any] = {"executor": executor, "chunk_elements": elements}  # as the command and the page do
     readiness.wait()
     found: dict[str, Any] = {"parameters": size, "read_bytes": 2 * size * (arguments.tasks + 1)}
 
@@ -201,27 +203,27 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     print(f"{size / 1e6:.1f} M parameters, {arguments.tasks} tasks, bfloat16, {arguments.threads} threads")
     found["digest_seconds"] = seconds_of(lambda: source.digest, 1)[0]
     whole = [name for name in METRICS.names() if METRICS.get(name).on in ("raw", "trimmed")]
-    collect(source, whole, held=DENSITIES, executor=executor)  # compiled and in the page cache from here on
-    note("floor_seconds", seconds_of(lambda: read_and_sum(source, executor), repeat))
+    collect(source, whole, held=DENSITIES, **work)  # compiled and in the page cache from here on
+    note("floor_seconds", seconds_of(lambda: read_and_sum(source, executor, elements), repeat))
     with Memory() as memory:
-        note("survey_seconds", seconds_of(lambda: collect(source, whole, executor=executor), repeat))
+        note("survey_seconds", seconds_of(lambda: collect(source, whole, **work), repeat))
     found["survey_peak_bytes"] = memory.most - memory.before
     note(
         "survey_trimmed_seconds",
-        seconds_of(lambda: collect(source, whole, trim_density=0.2, executor=executor), repeat),
+        seconds_of(lambda: collect(source, whole, trim_density=0.2, **work), repeat),
     )
     with Memory() as memory:
         held: list[Survey] = []
         note(
             "survey_held_seconds",
-            seconds_of(lambda: held.append(collect(source, whole, held=DENSITIES, executor=executor)), repeat),
+            seconds_of(lambda: held.append(collect(source, whole, held=DENSITIES, **work)), repeat),
         )
     found["survey_held_peak_bytes"] = memory.most - memory.before
     found["slider_seconds"] = slider_seconds(held[-1])
     for part, names in PARTS.items():
-        note(f"{part} alone", seconds_of(lambda n=names: collect(source, n, executor=executor), repeat))
-    note("like_mergelens_seconds", seconds_of(lambda: like_peer(source, executor), repeat))
-    note("floor_seconds_after", seconds_of(lambda: read_and_sum(source, executor), repeat))
+        note(f"{part} alone", seconds_of(lambda n=names: collect(source, n, **work), repeat))
+    note("like_mergelens_seconds", seconds_of(lambda: like_peer(source, **work), repeat))
+    note("floor_seconds_after", seconds_of(lambda: read_and_sum(source, executor, elements), repeat))
     found["over_floor"] = found["survey_seconds"] / found["floor_seconds"]
     print(f"over the floor {found['over_floor']:.2f} (target {FLOOR_TARGET:g}); peak anonymous memory above the start "
           f"{found['survey_peak_bytes'] / 2**20:.0f} MiB, and with densities held "

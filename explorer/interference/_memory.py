@@ -9,6 +9,9 @@ from explorer.errors import ParameterError, sentence
 
 DEFAULT_MEMORY_BYTES = 1 << 30
 LEAST_CHUNK = 1 << 12
+LARGE_CHUNK = 1 << 20
+"""Where the budget holds it for every thread: what is handed over per chunk then hardly counts."""
+
 _VALUE_BYTES = 44
 """Bytes alive per task and position of a chunk while every metric has its turn: measured, at most 41 (a test does)."""
 
@@ -39,9 +42,12 @@ def memory_bytes(tasks: int, workers: int, chunk_elements: int, *, wide: bool = 
 def fit_memory(budget_bytes: int, tasks: int, workers: int, *, wide: bool = False) -> Fit:
     """The most threads, at most `workers`, and then the largest chunk that fit the budget.
 
-    Threads go first, because nulls depend on where chunks are cut. Raises ParameterError when one thread with chunks
+    Chunks are of 2^20 elements where all threads have room for them, else of 2^18 or less; threads go first, because
+    nulls depend on where chunks are cut. Raises ParameterError when one thread with chunks
     of 4,096 elements needs more.
     """
+    if memory_bytes(tasks, workers, LARGE_CHUNK, wide=wide) <= budget_bytes:
+        return Fit(workers, LARGE_CHUNK)
     for count in range(workers, 0, -1):
         if memory_bytes(tasks, count, CHUNK_ELEMENTS, wide=wide) <= budget_bytes:
             return Fit(count, CHUNK_ELEMENTS)

@@ -138,6 +138,7 @@ def test_weights_alive_depend_on_neither_size_nor_number_of_tensors() -> None:
 
 
 def test_threads_go_before_chunks_get_smaller() -> None:
+    assert fit_memory(1 << 30, 7, 2) == Fit(2, 4 * CHUNK_ELEMENTS)
     assert fit_memory(1 << 30, 7, 4) == Fit(4, CHUNK_ELEMENTS)
     assert fit_memory(200 * MIB, 7, 4) == Fit(2, CHUNK_ELEMENTS)
     assert fit_memory(100 * MIB, 7, 4) == Fit(1, CHUNK_ELEMENTS)

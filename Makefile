@@ -19,7 +19,7 @@ app: $(VENV)/.app          ## start the app on the bundled sample models
 
 test: $(VENV)/.dev         ## every test, in a real browser too
 	$(BIN)/python tests/app/browser.py --install
-	$(BIN)/python -m pytest -m "not browser" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not browser" -n 2 $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 	$(BIN)/python -m pytest -m browser $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 
 fast: $(VENV)/.dev         ## the tests that take less than two minutes together

@@ -192,15 +192,19 @@ class Workbench:
         *,
         metrics: Sequence[str],
         trim_density: float = 1.0,
+        denominator: str = "all",
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         held: bool = False,
-        cancel: CancelToken | None = None,
+        **watched: Any,
     ) -> dict[str, Result]:
-        """Interference metrics of the recipe's models, kept by content; see `explorer.answers.tables`."""
+        """Interference metrics of the recipe's models, kept by content; see `explorer.answers.tables`.
+
+        `watched` are `progress` and `cancel`.
+        """
         models = self.models(recipe)
         device = self.device.torch if self._fits(models) else None
         run = partial(survey_models, models, cache=self._cache, device=device, resident=partial(self._source, recipe))
-        ask, digest = partial(run, cancel=cancel), models.source.digest
+        ask, digest = partial(run, denominator=denominator, **watched), digest_of(models.source.digest, denominator)
         given: dict[str, Any] = {"trim_density": trim_density, "parameters": parameters, "held": held}
         return tables(self.store, digest, ask, metrics, **given)
 

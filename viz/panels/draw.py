@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from explorer.results import Result
@@ -28,6 +29,18 @@ def draw(name: str, result: Result, *, note: str | None = None, **values: Any) -
         chart.how,
         note,
     )
+
+
+def draw_alike(name: str, sides: Sequence[tuple[Result, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The same chart of several results, each drawn with its own values, on common scales of colours and axes."""
+    made = [draw(name, result, **values) for result, values in sides]
+    for index in range(min(len(value["figure"]["data"]) for value in made)):
+        traces = [value["figure"]["data"][index] for value in made]
+        if all("zmin" in trace and trace["type"] == traces[0]["type"] for trace in traces):
+            low, high = min(t["zmin"] for t in traces), max(t["zmax"] for t in traces)
+            for trace in traces:
+                trace["zmin"], trace["zmax"] = low, high
+    return made
 
 
 def empty(sentence: str) -> dict[str, Any]:

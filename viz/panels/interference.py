@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import gradio as gr
 
-from explorer.errors import ExplorerError
+from explorer.errors import Cancelled, ExplorerError
 from explorer.results import Result
 from explorer.workbench import Slot, Workbench
-from viz.charts import CHARTS, Selection, picked
+from viz.charts import Selection
 from viz.overview import findings
 from viz.overview_cards import cards
 from viz.panels import topics, words
 from viz.panels.draw import draw, empty
 from viz.panels.drill import DrillDown
-from viz.panels.topics import LABELS, TOPICS, Figure, View
-from viz.parts import PlotlyPanel, read_drag
+from viz.panels.interference_events import SlotOf, connect
+from viz.panels.side_by_side import SideBySide
+from viz.panels.topics import LABELS, TOPICS, Figure
+from viz.panels.views import DENOMINATORS, View
+from viz.panels.working import Working
+from viz.parts import PlotlyPanel
 
 ALL_PAIRS = "all tasks together"
-SlotOf = Callable[[gr.Request], Slot]
 
 
 class InterferencePlace:
@@ -31,6 +34,7 @@ class InterferencePlace:
         self.bench = bench
         self._views: WeakKeyDictionary[Slot, View] = WeakKeyDictionary()
         self.panels: dict[str, PlotlyPanel] = {}
+        self.own_tabs: dict[str, gr.Tab] = {}
         gr.Markdown(topics.INTRO, elem_classes="explorer-intro")
         with gr.Row(equal_height=False):
             self.pair = gr.Dropdown(
@@ -38,25 +42,37 @@ class InterferencePlace:
             )
             self.selected = gr.HTML("", elem_id="selection", apply_default_css=False, padding=False)
             self.clear = gr.Button("Clear the selection", size="sm", elem_id="clear-selection", min_width=160)
+        with gr.Row(elem_id="survey-status"):
+            self.status = gr.HTML("", padding=False, min_width=320)
+            self.stop = gr.Button("Stop", size="sm", min_width=90, visible=False, elem_id="stop-survey")
         with gr.Tabs(elem_id="topics") as self.tabs:
-            with gr.Tab(LABELS["overview"], id="overview"):
+            with self._tab("overview"):
                 self.overview = gr.HTML(words.note("Comparing the fine-tunes …"), elem_id="overview", padding=False)
-            with gr.Tab(LABELS["signs"], id="signs"):
-                self.trim = gr.Slider(
-                    0.01, 1.0, 0.2, step=0.01, label="Trim first to the top fraction", info=topics.TRIM_INFO
-                )
+            with self._tab("signs"):
+                with gr.Row(equal_height=False):
+                    self.trim = gr.Slider(
+                        0.01, 1.0, 0.2, step=0.01, label="Trim first to the top fraction", info=topics.TRIM_INFO
+                    )
+                    of, why = list(DENOMINATORS.items()), topics.DENOMINATOR_INFO
+                    self.denominator = gr.Radio(of, value="all", label="Fraction of", info=why, min_width=280)
                 self._row("signs")
                 self.drill = DrillDown(bench)
-            with gr.Tab(LABELS["masks"], id="masks") as self.masks_tab:
+            with self._tab("masks"):
                 self._masks()
-            with gr.Tab(LABELS["tasks"], id="tasks"):
+            with self._tab("tasks"):
                 self._row("tasks")
-            with gr.Tab(LABELS["sizes"], id="sizes"):
+            with self._tab("sizes"):
                 self._row("sizes")
-            with gr.Tab(LABELS["matrices"], id="matrices") as self.matrices_tab:
+            with self._tab("matrices"):
                 self._matrices()
+            with self._tab("compare"):
+                self.compare = SideBySide(self)
         every = [self.panels[f.id] for figures in TOPICS.values() for f in figures]
         self.outputs = [self.pair, self.selected, self.overview, *every]
+
+    def _tab(self, topic: str) -> gr.Tab:
+        self.own_tabs[topic] = gr.Tab(LABELS[topic], id=topic)
+        return self.own_tabs[topic]
 
     def _row(self, topic: str, start: int = 0, stop: int | None = None) -> None:
         with gr.Row(equal_height=False):
@@ -86,78 +102,17 @@ class InterferencePlace:
 
     def connect(self, slot_of: SlotOf, live: Mapping[str, Any]) -> None:
         """Bind the place's own events; `live` are the options of events that answer while something moves."""
-        # Arrow keys send no release. A new trim may take a whole pass: of many moves only the last one waits its turn.
-        latest = {**live, "trigger_mode": "always_last"}
-        sets: list[tuple[Any, str, tuple[str, ...], Mapping[str, Any]]] = [
-            (self.trim, "trim", ("signs", "sizes"), latest),
-            (self.threshold, "threshold", ("masks",), live),
-            (self.by, "by", ("masks",), live),
-            (self.chosen, "chosen", ("masks",), latest),
-            (self.order, "order", ("masks",), live),
-            (self.measure, "measure", ("matrices",), live),
-        ]
-        for part, name, changed, options in sets:
-            events = [part.input, part.release] if isinstance(part, gr.Slider) else [part.input]
-            gr.on(events, self._setter(slot_of, name, changed), part, self._outputs(changed), **options)
-        self._connect_selection(slot_of, live)
+        connect(self, slot_of, live)
         self.drill.connect(slot_of)
+        self.compare.connect(slot_of, live)
 
-    def _connect_selection(self, slot_of: SlotOf, live: Mapping[str, Any]) -> None:
-        def picked_in(event: gr.EventData, request: gr.Request) -> Iterator[list[Any]]:
-            slot = slot_of(request)
-            found = picked(event._data, slot.session.recipe.task_names)
-            yield from self.select(slot, self.view(slot).selection.after(found))
-
-        def paired(shown: str, request: gr.Request) -> Iterator[list[Any]]:
-            slot = slot_of(request)
-            now, pair = self.view(slot).selection, self._pairs(slot).get(shown or "")
-            yield from self.select(slot, Selection(pair=pair, layer=now.layer, kind=now.kind))
-
-        def cleared(request: gr.Request) -> Iterator[list[Any]]:
-            yield from self.select(slot_of(request), Selection())
-
-        def dragged(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-            slot = slot_of(request)
-            found = read_drag(event._data, CHARTS.get("mask_agreement_layers").specs)
-            self.view(slot).min_tasks = found.get("min_tasks", self.view(slot).min_tasks)
-            return self._figure(slot, TOPICS["masks"][0])
-
-        def drilled(event: gr.EventData, request: gr.Request) -> Iterator[list[Any]]:
-            slot = slot_of(request)
-            found = picked(event._data, slot.session.recipe.task_names)
-            if found.layer and found.kind:
-                view = self.view(slot)
-                yield from self.drill.open(slot, found.layer, found.kind, view.selection.pair, view.trim)
-            else:
-                yield [gr.skip()] * len(self.drill.outputs)
-
-        def opening(name: str) -> Callable[[gr.Request], list[Any]]:
-            def opened(request: gr.Request) -> list[Any]:
-                slot = slot_of(request)
-                self.view(slot).opened.add(name)
-                return self.topic(slot, name)
-
-            return opened
-
-        for panel in self.panels.values():
-            panel.pick(picked_in, None, self.outputs, **live)
-        self.pair.input(paired, self.pair, self.outputs, **live)
-        self.clear.click(cleared, None, self.outputs, **live)
-        self.panels["mask-agreement"].drag(dragged, None, self._outputs(("masks",))[:1], **live)
-        self.panels["sign-map"].pick(drilled, None, self.drill.outputs, **live)
-        for name, tab in (("masks", self.masks_tab), ("matrices", self.matrices_tab)):
-            tab.select(opening(name), None, self._outputs((name,)), **live)
-
-    def _setter(self, slot_of: SlotOf, name: str, changed: tuple[str, ...]) -> Callable[..., list[Any]]:
-        def set_and_draw(value: Any, request: gr.Request) -> list[Any]:
-            slot = slot_of(request)
-            setattr(self.view(slot), name, tuple(value) if isinstance(value, list) else value)
-            return [drawn for topic in changed for drawn in self.topic(slot, topic)]
-
-        return set_and_draw
-
-    def _outputs(self, changed: tuple[str, ...]) -> list[PlotlyPanel]:
+    def outputs_of(self, changed: tuple[str, ...]) -> list[PlotlyPanel]:
+        """The panels of some topics."""
         return [self.panels[f.id] for topic in changed for f in TOPICS[topic]]
+
+    def leave(self, slot: Slot) -> None:
+        """The tab was closed: nobody waits for its surveys."""
+        self.view(slot).working.stop()
 
     def view(self, slot: Slot) -> View:
         """How this tab looks at its models; the selection is let go when other models are opened."""
@@ -165,24 +120,31 @@ class InterferencePlace:
         models = (recipe.base, tuple((t.name, t.checkpoint) for t in recipe.tasks), recipe.include, recipe.exclude)
         found = self._views.setdefault(slot, View())
         if found.models != models:
+            found.working.stop()  # nobody waits for the models before
+            found.working = Working()
             found.models, found.selection = models, Selection()
             found.chosen = recipe.task_names[: topics.UPSET_MOST]
         return found
 
-    def _pairs(self, slot: Slot) -> dict[str, tuple[str, str]]:
+    def pairs(self, slot: Slot) -> dict[str, tuple[str, str]]:
+        """The pairs of this tab's tasks by the words for them."""
         names = slot.session.recipe.task_names
         return {f"{a} and {b}": (a, b) for i, a in enumerate(names) for b in names[i + 1 :]}
 
     def choices(self, slot: Slot) -> list[dict[str, Any]]:
-        """The pairs and tasks of the open models to choose from, and the drill-down's outputs, closed."""
+        """What the controls show for this tab: its models' pairs and tasks, its settings, and nothing drilled into."""
         names, view = list(slot.session.recipe.task_names), self.view(slot)
-        pairs = gr.update(choices=[ALL_PAIRS, *self._pairs(slot)], value=self._shown_pair(slot))
-        return [pairs, gr.update(choices=names, value=list(view.chosen)), *self.drill.close(slot)]
+        pairs = gr.update(choices=[ALL_PAIRS, *self.pairs(slot)], value=self._shown_pair(slot))
+        chosen = gr.update(choices=names, value=list(view.chosen))
+        settings = (view.trim, view.denominator, view.threshold, view.by, view.order, view.measure)
+        tab = gr.update(selected=view.topic)
+        return [pairs, chosen, *[gr.update(value=v) for v in settings], tab, *self.drill.close(slot)]
 
     @property
     def chosen_by_code(self) -> list[Any]:
         """The outputs of `choices`."""
-        return [self.pair, self.chosen, *self.drill.outputs]
+        settings = [self.trim, self.denominator, self.threshold, self.by, self.order, self.measure]
+        return [self.pair, self.chosen, *settings, self.tabs, *self.drill.outputs]
 
     def _shown_pair(self, slot: Slot) -> str:
         pair = self.view(slot).selection.pair
@@ -203,7 +165,8 @@ class InterferencePlace:
     def first_look(self, slot: Slot) -> dict[str, Any]:
         """Pairwise sign conflict for the place Models."""
         try:
-            return draw("sign_conflict_pairs", self._survey(slot, topics.SIGNS, 0.2)["sign_conflict"])
+            found = self._survey(slot, self.view(slot), topics.SIGNS, 0.2, denominator="all")
+            return draw("sign_conflict_pairs", found["sign_conflict"])
         except ExplorerError as error:
             return empty(str(error))
 
@@ -216,15 +179,15 @@ class InterferencePlace:
         if "matrices" in view.opened:
             yield self._update(slot, ["matrices"])
         try:
-            self._survey(slot, topics.SIGNS, view.trim, held=True)
+            self._survey(slot, view, topics.SIGNS, view.trim, held=True)
         except ExplorerError:
             return  # the figures have said it
 
     def _cards(self, slot: Slot) -> str:
         view = self.view(slot)
         try:
-            results = {**self._survey(slot, topics.SIGNS, view.trim), **self._survey(slot, topics.MASKS)}
-            results |= {**self._survey(slot, topics.SHAPES), **self._survey(slot, topics.SIZES)}
+            results = {**self._survey(slot, view, topics.SIGNS, view.trim), **self._survey(slot, view, topics.MASKS)}
+            results |= {**self._survey(slot, view, topics.SHAPES), **self._survey(slot, view, topics.SIZES)}
         except ExplorerError as error:
             return words.note(str(error), kind="problem")
         return cards(findings(results, density=view.trim, mask_threshold=view.threshold), targets=topics.TARGETS)
@@ -232,35 +195,48 @@ class InterferencePlace:
     def topic(self, slot: Slot, topic: str) -> list[dict[str, Any]]:
         """Every figure of a topic, the late ones once it was opened; where numbers cannot be had it says why."""
         ready = topic in self.view(slot).opened
-        return [gr.skip() if figure.late and not ready else self._figure(slot, figure) for figure in TOPICS[topic]]
+        return [gr.skip() if figure.late and not ready else self.figure(slot, figure) for figure in TOPICS[topic]]
 
-    def _figure(self, slot: Slot, figure: Figure) -> dict[str, Any]:
-        view, names = self.view(slot), slot.session.recipe.task_names
-        metric = view.measure if figure.id == "matrix-layers" else figure.metric
-        if figure.id == "sign-map" and view.selection.pair:
-            metric = "sign_conflict"
+    def figure(self, slot: Slot, figure: Figure) -> dict[str, Any]:
+        """One figure as the tab looks at it, or a sentence instead."""
+        view = self.view(slot)
         if figure.id == "mask-upset" and len(view.chosen) > topics.UPSET_MOST:
             return empty(f"Choose at most {topics.UPSET_MOST} tasks above: {len(view.chosen)} are chosen.")
-        note = None
-        if figure.id in ("sign-map", "sign-pairs") and view.trim < 1:
-            note = f"Each task vector is trimmed to its largest {view.trim:.0%} first."
         try:
-            options = {**view.selection.arguments(), **view.options(figure)}
-            return draw(figure.chart, self._results(slot, metric, names)[metric], note=note, **options)
+            return draw(figure.chart, self.result(slot, figure, view), **self.drawing(view, figure))
+        except Cancelled:
+            return empty("Stopped before these numbers were complete. Go on with the button above the topics.")
         except ExplorerError as error:
             return empty(str(error))
 
-    def _results(self, slot: Slot, metric: str, names: tuple[str, ...]) -> dict[str, Result]:
-        view = self.view(slot)
-        if metric in topics.SIGNS:
-            return self._survey(slot, topics.SIGNS, view.trim)
-        if metric in topics.PATTERNS:
-            chosen = {"chosen": {name: int(name in view.chosen) for name in names}}
-            return self._survey(slot, topics.PATTERNS, parameters={metric: chosen})
-        if metric in topics.SIZES:
-            return self._survey(slot, topics.SIZES, parameters={metric: {"density": view.trim}})
-        groups = (topics.MASKS, topics.SHAPES, topics.MATRICES)
-        return self._survey(slot, next(group for group in groups if metric in group))
+    def drawing(self, view: View, figure: Figure) -> dict[str, Any]:
+        """What a figure is drawn with under a view: its options, what is selected, and a note on trimming."""
+        note = None
+        if figure.id in ("sign-map", "sign-pairs") and view.trim < 1:
+            of = "" if view.denominator == "all" else ", counted among the weights that any task changed,"
+            note = f"Each task vector is trimmed to its largest {view.trim:.0%}{of} first."
+        return {"note": note, **view.selection.arguments(), **topics.options(view, figure)}
 
-    def _survey(self, slot: Slot, metrics: tuple[str, ...], trim: float = 1.0, **options: Any) -> dict[str, Result]:
-        return self.bench.survey(slot.session.recipe, metrics=metrics, trim_density=float(trim), **options)
+    def result(self, slot: Slot, figure: Figure, view: View) -> Result:
+        """The numbers behind a figure under a view. Raises ExplorerError, Cancelled when the tab's surveys stop."""
+        metric = view.measure if figure.id == "matrix-layers" else figure.metric
+        if figure.id == "sign-map" and view.selection.pair:
+            metric = "sign_conflict"
+        if metric in topics.SIGNS:
+            return self._survey(slot, view, topics.SIGNS, view.trim)[metric]
+        if metric in topics.PATTERNS:
+            chosen = {"chosen": {name: int(name in view.chosen) for name in slot.session.recipe.task_names}}
+            return self._survey(slot, view, topics.PATTERNS, parameters={metric: chosen})[metric]
+        if metric in topics.SIZES:
+            return self._survey(slot, view, topics.SIZES, parameters={metric: {"density": view.trim}})[metric]
+        groups = (topics.MASKS, topics.SHAPES, topics.MATRICES)
+        return self._survey(slot, view, next(group for group in groups if metric in group))[metric]
+
+    def _survey(
+        self, slot: Slot, view: View, metrics: tuple[str, ...], trim: float = 1.0, **options: Any
+    ) -> dict[str, Result]:
+        options = {"denominator": view.denominator, **options}
+        working, recipe = self.view(slot).working, slot.session.recipe
+        with working.job() as progress:
+            options = {**options, "cancel": working.token, "progress": progress}
+            return self.bench.survey(recipe, metrics=metrics, trim_density=float(trim), **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from viz.overview_cards import CSS as OVERVIEW_CSS
 from viz.panels import words
 from viz.panels.export import ExportPlace
 from viz.panels.interference import InterferencePlace
+from viz.panels.interference_events import watcher
 from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
 from viz.panels.settings import turn_of
 from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
 from viz.panels.topics import TAB_OF
+from viz.panels.views import PLACES
 
 CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS)
 SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8").replace("TOPICS", json.dumps(TAB_OF), 1)
@@ -37,15 +39,16 @@ def build(bench: Workbench) -> gr.Blocks:
     """The whole page over one workbench."""
     with gr.Blocks(title="Task Interference Explorer", analytics_enabled=False, fill_width=True) as page:
         bar = TopBar(bench)
-        with gr.Tabs(elem_id="places"):
-            with gr.Tab("Models", id="models"):
+        with gr.Tabs(elem_id="places") as places:
+            with gr.Tab("Models", id="models") as models_tab:
                 models = ModelsPlace(bench)
-            with gr.Tab("Interference", id="interference"):
+            with gr.Tab("Interference", id="interference") as interference_tab:
                 interference = InterferencePlace(bench)
-            with gr.Tab("Merge", id="merge"):
+            with gr.Tab("Merge", id="merge") as merge_tab:
                 merge = MergePlace(bench)
                 export = ExportPlace(bench)
-        _Wiring(bench, bar, models, interference, merge, export).connect(page)
+        tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
+        _Wiring(bench, bar, models, interference, merge, export).connect(page, places, tabs)
     return page
 
 
@@ -78,9 +81,11 @@ class _Wiring:
     def slot(self, request: gr.Request) -> Slot:
         return self.bench.slot(str(request.session_hash))
 
-    def connect(self, page: gr.Blocks) -> None:
+    def connect(self, page: gr.Blocks, places: gr.Tabs, tabs: Mapping[str, gr.Tab]) -> None:
         """Bind every event."""
-        self._after(page.load(self.start, None, [bar_note := self.bar.note, *self.shown], **LIVE))
+        self._after(page.load(self.start, None, [bar_note := self.bar.note, places, *self.shown], **LIVE))
+        for name, tab in tabs.items():
+            tab.select(self._opening(name), None, None, **LIVE)
         opened = self.models.open.click(
             self.open_models,
             [self.models.base, self.models.tasks, self.models.policy, self.models.download, self.merge.mixer],
@@ -106,6 +111,8 @@ class _Wiring:
         """
         event = event.then(self.first_look, None, self.models.first_look, **LIVE)
         event.then(self.all_figures, None, self.interference.outputs, **LIVE)
+        place = self.interference
+        event.then(watcher(place, self.slot), None, [place.status, place.stop], **LIVE)
         event.then(self.rescore, None, self.live, **LIVE)
 
     def _connect_merge(self) -> None:
@@ -124,17 +131,26 @@ class _Wiring:
 
     def start(self, request: gr.Request) -> list[Any]:
         """A new tab: the start recipe, or the one in the link."""
-        slot, note = self.slot(request), ""
+        slot, note, place = self.slot(request), "", gr.skip()
+        self.interference.view(slot).working.go_on()
         text = request.query_params.get("s") if request.query_params else None
         if text:
             try:
-                recipe, _ = from_link(text)
+                recipe, plain = from_link(text)
                 self.bench.models(recipe)
                 slot.session = with_models(slot.session, recipe)
                 slot.session = replace(slot.session, past=(), future=())
+                self.interference.view(slot).take(plain, recipe.task_names)
+                place = gr.update(selected=self.interference.view(slot).place)
             except ExplorerError as error:
                 note = words.note(f"The link could not be opened, so the samples are shown. {error}", kind="problem")
-        return [note, *self._show(slot, None)]
+        return [note, place, *self._show(slot, None)]
+
+    def _opening(self, name: str) -> Callable[[gr.Request], None]:
+        def opened(request: gr.Request) -> None:
+            self.interference.view(self.slot(request)).place = name
+
+        return opened
 
     def _show(self, slot: Slot, mixer: Any) -> list[Any]:
         recipe = slot.session.recipe
@@ -235,8 +251,10 @@ class _Wiring:
 
     def link(self, request: gr.Request) -> str:
         """The link to this setting."""
-        return self.bar.link_text(self.slot(request))
+        slot = self.slot(request)
+        return self.bar.link_text(slot, self.interference.view(slot).to_plain())
 
     def leave(self, request: gr.Request) -> None:
         """The tab was closed."""
+        self.interference.leave(self.slot(request))
         self.bench.close(str(request.session_hash))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -52,10 +54,10 @@ class TopBar:
         """Whether undo and redo can be pressed."""
         return [gr.update(interactive=slot.session.can_undo), gr.update(interactive=slot.session.can_redo)]
 
-    def link_text(self, slot: Slot) -> str:
-        """The query of a link that brings this setting back."""
+    def link_text(self, slot: Slot, view: Mapping[str, Any]) -> str:
+        """The query of a link that brings this setting back, and what is open on the page."""
         gr.Info("The address bar holds the link to this setting; it is on the clipboard too.", duration=4)
-        return urlencode({"s": to_link(slot.session)})
+        return urlencode({"s": to_link(slot.session, view)})
 
 
 def _last(path: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from viz.charts import Selection
+from viz.panels.views import View
 
 SIGNS = ("minority_mass", "sign_conflict")
 MASKS = ("mask_overlap", "mask_agreement")
@@ -70,37 +70,23 @@ LABELS = {
     "tasks": "Tasks",
     "sizes": "Sizes",
     "matrices": "Directions",
+    "compare": "Compare",
 }
 """What each topic's tab says."""
 TAB_OF = {figure.id: LABELS[topic] for topic, figures in TOPICS.items() for figure in figures}
 TARGETS = {figure.chart: figure.id for figures in TOPICS.values() for figure in figures}
 
 
-@dataclass
-class View:
-    """How one browser tab looks at its models: what is selected, and the settings of the figures."""
-
-    models: tuple[Any, ...] = ()
-    selection: Selection = field(default_factory=Selection)
-    trim: float = 0.2
-    threshold: float = 0.4
-    min_tasks: int = 2
-    by: str = "layer"
-    chosen: tuple[str, ...] = ()
-    order: str = "size"
-    measure: str = "sti"
-    opened: set[str] = field(default_factory=set)
-
-    def options(self, figure: Figure) -> dict[str, Any]:
-        """What a figure is drawn with, beside the selection and the colours."""
-        masks = {"mask_threshold": self.threshold}
-        known: dict[str, dict[str, Any]] = {
-            "mask_agreement_layers": {**masks, "min_tasks": self.min_tasks, "by": self.by},
-            "mask_overlap_pairs": masks,
-            "mask_upset": {**masks, "order": self.order},
-            "trimming_curve": {"density": self.trim},
-        }
-        return known.get(figure.chart, {})
+def options(view: View, figure: Figure) -> dict[str, Any]:
+    """What a figure is drawn with, beside the selection and the colours."""
+    masks = {"mask_threshold": view.threshold}
+    known: dict[str, dict[str, Any]] = {
+        "mask_agreement_layers": {**masks, "min_tasks": view.min_tasks, "by": view.by},
+        "mask_overlap_pairs": masks,
+        "mask_upset": {**masks, "order": view.order},
+        "trimming_curve": {"density": view.trim},
+    }
+    return known.get(figure.chart, {})
 
 
 INTRO = (
@@ -111,6 +97,11 @@ INTRO = (
 TRIM_INFO = (
     "Compare signs only among each task's largest changes, as TIES does before it merges; 1 compares every changed "
     "weight. 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7 and 1 answer at once, others read the weights again."
+)
+DENOMINATOR_INFO = "What the fractions of trimming and of masks are fractions of; the sizes of the masks say both."
+COMPARE_INFO = (
+    "The same figure twice, each with settings of its own and on one scale of colours, so that a difference that you "
+    "see is one of the settings. What is selected is marked in both."
 )
 MASK_INFO = (
     "λ of TALL-masks: a weight belongs to a task when its own change is larger than λ times what the other tasks add. "

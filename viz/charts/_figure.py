@@ -69,7 +69,7 @@ def names_axis(names: Sequence[str], limit: int = 14, every: int | None = None) 
         "zeroline": False,
         "range": [-0.5, len(names) - 0.5],
         "automargin": True,
-        "title_standoff": 20,  # the names' own depth is not always known when the title is placed
+        "title_standoff": 32,  # the names' own depth is not always known when the title is placed
     }
 
 

@@ -133,7 +133,7 @@ def _extreme(cells: pd.DataFrame, measure: _Measure) -> str:
     above = (cells[measure.value] - cells["null"]).astype(float)
     if above.notna().sum() < 2:
         return ""
-    if above.max() <= 0:
+    if above.max() < 0.0005:  # as it would be printed
         return "; no square is above its chance level"
     row = top(cells, above)
     return f"; furthest above its own chance level is {row['layer']} · {row['kind']} ({points(above.max())})"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from explorer.compute import readiness
 from explorer.compute.arena import Arena, Row, arena_bytes
 from explorer.compute.source import Chunk, base_chunk, chunks, deltas
+from explorer.compute.streamed import Streamed
 from explorer.errors import CheckpointError, sentence
 from explorer.evaluation.models import bind, build_module
 from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
@@ -30,37 +31,60 @@ from explorer.store import Store
 
 @dataclass(frozen=True)
 class Resident:
-    """Models held in memory: the arena of what is merged, and the module's other tensors, ready to use.
+    """Models at hand for merging: the arena of what is merged, and the module's other tensors, ready to use.
 
-    Shared by every session that has the same models open; nothing here is ever written to.
+    `place` says where base and tasks are: "device"; "host", in main memory beside a graphics card that is too small
+    for them; or "disk". Shared by every session that has the same models open; nothing here is ever written to.
     """
 
     models: OpenModels
-    arena: Arena
+    arena: Arena | Streamed
     fixed: Mapping[str, Tensor]
     compute_dtype: torch.dtype
+    place: str = "device"
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes held on the device."""
-        return self.arena.resident_bytes + sum(t.nbytes for t in self.fixed.values())
+        """Bytes held for base and tasks, wherever they are held, and for the module's other tensors."""
+        behind = self.arena.source if isinstance(self.arena, Streamed) else self.arena
+        held = behind.resident_bytes if isinstance(behind, Arena) else 0
+        return held + sum(t.nbytes for t in self.fixed.values())
 
 
-def load_resident(models: OpenModels, device: torch.device) -> Resident:
-    """Read everything once onto the device. Raises CheckpointError when a file cannot be read."""
+PLACES = ("device", "host", "disk")
+
+
+def load_resident(models: OpenModels, device: torch.device, place: str = "device") -> Resident:
+    """Read everything once onto the device, or to where it is streamed from at every merge.
+
+    Raises CheckpointError when a file cannot be read.
+    """
     compute = torch.float32
     merged = set(models.names)
     others = (n for n in models.base.tensors if n not in merged)
     fixed = {n: _widened(models.base.read(n), compute, device) for n in others}
-    return Resident(models, Arena(models.source, device), fixed, compute)
+    arena: Arena | Streamed
+    if place == "device":
+        arena = Arena(models.source, device)
+    elif place == "host":
+        arena = Streamed(Arena(models.source), device)
+    else:
+        arena = Streamed(models.source, device)
+    return Resident(models, arena, fixed, compute, place)
 
 
-def resident_bytes(models: OpenModels) -> int:
+def resident_bytes(models: OpenModels, place: str = "device") -> int:
     """Bytes that `load_resident` would hold, to within the padding; reads no weights."""
     merged = set(models.names)
     others = [i for n, i in models.base.tensors.items() if n not in merged]
     fixed = sum(i.numel * (torch.float32.itemsize if i.is_float else i.dtype.itemsize) for i in others)
-    return arena_bytes(models.source) + fixed
+    return fixed + (0 if place == "disk" else arena_bytes(models.source))
+
+
+def rows_bytes(models: OpenModels) -> int:
+    """Bytes that one session's merged rows take on the device at least: as stored, and as the module computes."""
+    sizes = ((models.base.info(n).numel, models.base.info(n).dtype.itemsize) for n in models.names)
+    return sum(n * (size + torch.float32.itemsize) for n, size in sizes)
 
 
 def _widened(tensor: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

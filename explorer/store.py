@@ -131,3 +131,8 @@ def cache_folder() -> Path:
     if named := os.environ.get("EXPLORER_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "task-interference-explorer"
+
+
+def bytes_in_words(size_bytes: int) -> str:
+    """A size for a sentence, such as `1.5 GiB` or `16.0 MiB`."""
+    return f"{size_bytes / (1 << 30):.1f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / (1 << 20):.1f} MiB"

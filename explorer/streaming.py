@@ -52,7 +52,8 @@ class LiveUpdate:
     """What is known now about one setting.
 
     `complete`: every merged example is scored. `finished`: base and experts as well. `eta_seconds`: to go for the
-    merged model, None until known. `merge_seconds`: what the merge itself took. `rebuild`: for methods with one model
+    merged model, None until known. `merge_seconds`: what the merge itself took; `place`: where it read the models from
+    (see `Resident`). `rebuild`: for methods with one model
     per task, once everything is scored.
     """
 
@@ -66,6 +67,7 @@ class LiveUpdate:
     complete: bool
     finished: bool
     rebuild: Rebuild | None = None
+    place: str = "device"
 
     def move(self, label: str) -> Move:
         """This setting as a step of the trail."""
@@ -122,6 +124,7 @@ def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> 
             continue  # drawing costs the page, and on a small machine the scoring, more than a digit is worth
         shown = now
         update = _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)
+        update = replace(update, place=live.resident.place)
         yield replace(update, rebuild=_rebuild(bench, live, recipe, token)) if partial.complete else update
 
 

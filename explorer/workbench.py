@@ -29,7 +29,7 @@ from explorer.evaluation import EvaluationTask, Evaluator, find_tasks, load_task
 from explorer.executor import CancelToken, ProgressCallback
 from explorer.exporting import Export, write_merge
 from explorer.inspection import Inspection, inspect_open
-from explorer.live import LiveModel, Resident, load_resident, resident_bytes
+from explorer.live import LiveModel, Resident, load_resident, resident_bytes, rows_bytes
 from explorer.merging import METHODS, Method
 from explorer.opening import OpenModels, companions_folder, open_models
 from explorer.recipe import Recipe
@@ -37,7 +37,7 @@ from explorer.results import Result
 from explorer.seeds import digest_of
 from explorer.session import Session
 from explorer.slots import Slot, Turns
-from explorer.store import KeptStore, Store
+from explorer.store import KeptStore, Store, bytes_in_words
 from explorer.surveys import survey_models
 from explorer.uploads import Uploads
 
@@ -143,23 +143,33 @@ class Workbench:
         return inspect_open(self.models(recipe))
 
     def resident(self, recipe: Recipe) -> Resident:
-        """The recipe's models in memory; shared by every session that has the same open.
+        """The recipe's models, shared by every session that has the same open: in memory, or read at each merge.
 
-        Raises InputError when they are larger than the budget.
+        Raises InputError when not even merged rows fit the budget.
         """
         models = self.models(recipe)
-        if not self._fits(models):
-            must = f"live merging needs its models in memory, at most {bytes_in_words(self.store.budget_bytes)}"
-            advice = "Start the app with a larger --budget, or export: that reads them piece by piece."
-            raise InputError(sentence("memory", must, bytes_in_words(resident_bytes(models)), advice))
+        place = self._place(models)
+        if place is None:
+            must = f"a merged model needs {bytes_in_words(rows_bytes(models))} of memory to be scored"
+            advice = "Start the app with a larger --budget, or export: that reads models piece by piece."
+            raise InputError(sentence("memory", must, bytes_in_words(self.store.budget_bytes), advice))
         key = f"resident/{self._models_key(recipe)}/{models.source.digest}"
         held = self._residents.get(key)  # a session may hold models that the store let go of
         if held is not None:
             self.store.put(key, held, held.resident_bytes)
             return held
-        make = lambda: load_resident(models, self.device.torch)  # noqa: E731
+        make = lambda: load_resident(models, self.device.torch, place)  # noqa: E731
         self._residents[key] = made = self.store.get_or_make(key, make, lambda r: r.resident_bytes)
         return made
+
+    def _place(self, models: OpenModels) -> str | None:
+        """Where the models are kept for merging: the first place with room for them; None where rows do not fit."""
+        budget, card = self.store.budget_bytes, self.device.free_bytes if self.device.name != "cpu" else None
+        if rows_bytes(models) + resident_bytes(models, "disk") > budget:
+            return None
+        if self._fits(models):
+            return "device" if card is None or resident_bytes(models) + 2 * rows_bytes(models) < card else "host"
+        return "disk"
 
     def _fits(self, models: OpenModels) -> bool:
         return resident_bytes(models) <= self.store.budget_bytes
@@ -283,18 +293,3 @@ def _store(budget_bytes: int, cache: Path | None, device: str) -> Store:
     """The server's store. Kept answers belong to one torch version and device, whose last bits may differ."""
     folder = cache and cache / "scores" / digest_of(torch.__version__, device)
     return KeptStore(budget_bytes, folder, "predictions/checkpoint/") if folder else Store(budget_bytes)
-
-
-def bytes_in_words(size_bytes: int) -> str:
-    """A size for a sentence, such as `1.5 GiB` or `16.0 MiB`."""
-    return f"{size_bytes / (1 << 30):.1f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / (1 << 20):.1f} MiB"
-
-
-def effective_scales(recipe: Recipe) -> Mapping[str, float]:
-    """Each task's `scale`, given or by default; empty where the method has none. Raises as `check_method`."""
-    method = METHODS.get(recipe.method)
-    spec = next((s for s in method.specs if s.name == "scale"), None)
-    if spec is None:
-        return {}
-    value = spec.check(recipe.values().get("scale", spec.default), who=method.name, tasks=recipe.task_names)
-    return value if isinstance(value, Mapping) else dict.fromkeys(recipe.task_names, value)

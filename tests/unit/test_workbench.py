@@ -14,13 +14,15 @@ from workbench_zoo import TASKS, make_bench, make_models, recipe_of
 
 import explorer.streaming
 import explorer.workbench
+from explorer.compute.device import Device
 from explorer.errors import Cancelled, CheckpointError, InputError, OutputError, ParameterError, PathError
 from explorer.library import evaluate_model
+from explorer.live import load_resident, resident_bytes, rows_bytes
 from explorer.recipe import Recipe
 from explorer.slots import Turns
 from explorer.streaming import LiveUpdate, stream
 from explorer.uploads import upload_name
-from explorer.workbench import Workbench, effective_scales, export_folder
+from explorer.workbench import Workbench, export_folder
 
 
 @pytest.fixture(scope="module")
@@ -274,13 +276,49 @@ def test_models_that_a_tab_uses_are_not_loaded_again_when_the_store_lets_go(
 def test_models_larger_than_the_budget_are_said_and_still_compared_and_exported(zoo: Path, tmp_path: Path) -> None:
     small = make_bench(zoo, tmp_path / "exports", budget_bytes=20_000)
     recipe = recipe_of(zoo, method="ties")
-    with pytest.raises(InputError, match=r"memory: live merging needs its models in memory, at most 0.0 MiB; got"):
+    with pytest.raises(InputError, match=r"memory: a merged model needs 0.\d MiB of memory to be scored; got 0.0 MiB"):
         run(small, recipe)
     large = make_bench(zoo, tmp_path / "exports")
     one, other = (b.survey(recipe, metrics=["cosine"])["cosine"].table for b in (small, large))
     assert one.equals(other)
     files = [b.export(recipe, n).path / "model.safetensors" for b, n in ((small, "a"), (large, "b"))]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_models_that_do_not_fit_are_read_at_each_merge_to_the_same_bits(zoo: Path, tmp_path: Path) -> None:
+    large = make_bench(zoo, tmp_path / "exports")
+    models = large.models(recipe_of(zoo))
+    budget = resident_bytes(models) - 1
+    assert rows_bytes(models) + resident_bytes(models, "disk") < budget, "the test needs models larger than their rows"
+    small = make_bench(zoo, tmp_path / "exports", budget_bytes=budget)
+    for method in ("task_arithmetic", "ties", "dare", "tsv_merge", "tall_masks"):
+        recipe = recipe_of(zoo, method=method, dtype="float16")
+        found, wanted = (b.live(b.slot("a"), recipe) for b in (small, large))
+        for bench, live in ((small, found), (large, wanted)):
+            live.merge(recipe, cache=bench.store)
+        assert (found.resident.place, wanted.resident.place) == ("disk", "device")
+        for task in recipe.task_names:
+            one, other = found.weights(task), wanted.weights(task)
+            assert all(torch.equal(one[n].view(torch.int16), other[n].view(torch.int16)) for n in other)
+    last = run(small, recipe_of(zoo))[-1]
+    assert last.place == "disk" and accuracies(last) == accuracies(run(large, recipe_of(zoo))[-1])
+
+
+@pytest.mark.parametrize(
+    ("free", "place"), [(None, "device"), (1 << 30, "device"), (0, "host")], ids=["processor", "large", "small"]
+)
+def test_a_card_too_small_streams_from_main_memory(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, place: str
+) -> None:
+    bench = make_bench(zoo, tmp_path / "exports")
+    if free is not None:
+        monkeypatch.setattr(bench, "device", Device("cuda:0", "a card", free, free))
+    assert bench._place(bench.models(recipe_of(zoo))) == place
+    host = load_resident(bench.models(recipe_of(zoo)), torch.device("cpu"), "host")
+    disk = load_resident(bench.models(recipe_of(zoo)), torch.device("cpu"), "disk")
+    assert host.resident_bytes > disk.resident_bytes
+    name = host.arena.names[0]
+    assert torch.equal(host.arena.task(1, name, 1, 5), disk.arena.task(1, name, 1, 5))
 
 
 def test_an_idle_tab_makes_room_for_the_one_in_use(zoo: Path, tmp_path: Path) -> None:
@@ -390,13 +428,6 @@ def test_temporary_files_go_with_the_workbench(zoo: Path, tmp_path: Path) -> Non
     del bench
     gc.collect()
     assert not scratch.exists()
-
-
-def test_effective_scales(zoo: Path) -> None:
-    assert effective_scales(recipe_of(zoo)) == {"colours": 0.3, "numbers": 0.3}
-    tasks = {"colours": {"checkpoint": "x", "scale": 0.5}, "numbers": "y"}
-    assert effective_scales(recipe_of(zoo, tasks=tasks)) == {"colours": 0.5, "numbers": 0.3}
-    assert effective_scales(recipe_of(zoo, method="weight_average")) == {}
 
 
 def test_frozen_base_is_left_alone(bench: Workbench, zoo: Path) -> None:

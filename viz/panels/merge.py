@@ -164,13 +164,14 @@ class MergePlace:
         share_worst = words.share(worst.normalized_accuracy) if worst else "–"
         scored = count(update.total) if update.complete else f"{count(update.done)} of {count(update.total)}"
         to_go = "all scored" if update.complete else f"about {seconds_text(update.eta_seconds or 0)} to go"
+        merged_in = seconds_text(update.merge_seconds) if update.merge_seconds else "at once"
         rebuilt = words.rebuilt(update.rebuild.errors, update.rebuild.stored) if update.rebuild else ""
         return words.headline(
             words.figure("mean, % of experts", words.share(now), f"{moved} from the last" if moved else "", tone=tone),
             words.figure("worst task", share_worst, worst.task if worst else ""),
             words.figure("mean accuracy", words.share(summary.accuracy)),
             words.figure("held-out texts", scored, to_go, tone="small"),
-            words.figure("merged in", seconds_text(update.merge_seconds) if update.merge_seconds else "at once"),
+            words.figure("merged in", merged_in, words.PLACES.get(update.place, "")),
             rebuilt,
         )
 

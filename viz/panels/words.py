@@ -11,6 +11,9 @@ import pandas as pd
 from viz.charts import Selection
 from viz.style import percent
 
+PLACES = {"host": "models wait in main memory", "disk": "models are read from disk each time"}
+"""What it means for a move where the models are kept; nothing to say where they are on the device."""
+
 
 def note(text: str, *, kind: str = "info") -> str:
     """A sentence in a box; kind is info, problem or done. Empty text gives nothing."""

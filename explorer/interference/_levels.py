@@ -19,12 +19,16 @@ from explorer.interference import _nulls
 from explorer.interference._api import FUSED, Context, Fused
 from explorer.interference._fused import Found
 from explorer.interference._sums import pairs
-from explorer.params import Choice
+from explorer.params import Choice, Range
 
 STEPS_PER_UNIT = 20
 LEVELS_MAX = 40
 THRESHOLDS = np.arange(1, LEVELS_MAX + 1) / STEPS_PER_UNIT
 """The grid λ = 0.05, 0.10, … 2.00; level j means: in the mask at THRESHOLDS[:j]."""
+
+RowThreshold = Annotated[
+    float, Range(0.05, 2.0, step=0.05), "λ that rows of single tensors are given at; wider scopes hold the grid"
+]
 
 
 def mask_counts(

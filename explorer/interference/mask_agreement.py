@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 
 from explorer.interference._api import Totals, metric
-from explorer.interference._levels import THRESHOLDS, at_least, mask_counts, shown_thresholds
-from explorer.params import Range
+from explorer.interference._levels import THRESHOLDS, RowThreshold, at_least, mask_counts, shown_thresholds
 from explorer.results import count, fraction, number, text
 
 mask_agreement = metric(
@@ -36,9 +35,7 @@ def _(
     tasks: tuple[str, ...],
     parameters: dict[str, Any],
     *,
-    mask_threshold: Annotated[
-        float, Range(0.05, 2.0, step=0.05), "λ that rows of single tensors are given at; wider scopes hold the grid"
-    ] = 0.4,
+    mask_threshold: RowThreshold = 0.4,
 ) -> dict[str, Any]:
     """Share of weights that are in exactly k of the T TALL masks, for k = 0 … T and every mask threshold.
 

@@ -24,9 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "app")]
 
 import browser as finder
 import torch
-from driving import TASKS, App, choose, go, is_scored, running_app, slider, until, wait_drawn, wait_scored
+from driving import TASKS, App, choose, go, is_scored, running_app, slider, topic, until, wait_drawn, wait_scored
 from machine import machine
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from explorer.live import LiveModel
 from explorer.merging import METHODS as EVERY_METHOD
@@ -55,6 +55,16 @@ CLOCK = """() => {
   }).observe(host, { attributes: true, attributeFilter: ['data-drawn'] });
 }"""
 
+# The same for one figure that needs no scoring.
+FIGURE_CLOCK = """(id) => {
+  const clock = window.figureClock = { pressed: 0, drawn: 0 };
+  document.addEventListener('keydown', () => Object.assign(clock, { pressed: performance.now(), drawn: 0 }), true);
+  new MutationObserver(() => {
+    if (clock.pressed && !clock.drawn)
+      requestAnimationFrame(() => setTimeout(() => { clock.drawn = clock.drawn || performance.now(); }));
+  }).observe(document.querySelector(`#${id} .host`), { attributes: true, attributeFilter: ['data-drawn'] });
+}"""
+
 
 def spread(seconds: list[float]) -> dict[str, float]:
     """Median and 95th percentile."""
@@ -77,6 +87,11 @@ def in_browser(moves: int, method: str) -> dict[str, Any]:
             page.evaluate(CLOCK)
             calm = [_move(page, i, to_end=True) for i in range(moves)]
             busy = [_move(page, moves + i, to_end=False) for i in range(moves)]
+            found["contributions_seconds"] = _figure(page, "contributions", lambda i: slider(page, TASKS[i % 7]), moves)
+            go(page, "Interference")
+            topic(page, "Masks")
+            threshold = page.get_by_role("slider", name="Mask threshold")
+            found["mask_threshold_seconds"] = _figure(page, "mask-agreement", lambda i: threshold, moves)
             page.close()
         made.close()
     found["first_scores_seconds"] = spread([(c["first"] - c["pressed"]) / 1000 for c in calm])
@@ -85,6 +100,17 @@ def in_browser(moves: int, method: str) -> dict[str, Any]:
     found["out_of_date_mark_seconds"] = spread([(c["stale"] - c["pressed"]) / 1000 for c in calm])
     found["drawings_per_move"] = statistics.median(c["drawings"] for c in calm)
     return found
+
+
+def _figure(page: Page, panel: str, control: Callable[[int], Locator], moves: int) -> dict[str, float]:
+    """A key press on a control until its figure is painted, several times."""
+    wait_drawn(page, panel)
+    page.evaluate(FIGURE_CLOCK, panel)
+    taken = []
+    for index in range(moves):
+        control(index).press("ArrowRight")
+        taken.append(until(page, lambda: max(0, page.evaluate("figureClock.drawn - figureClock.pressed")), 60) / 1000)
+    return spread(taken)
 
 
 def _start(page: Page, app: App) -> dict[str, Any]:

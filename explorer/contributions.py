@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
 from explorer.live import LiveModel
 from explorer.merging import METHODS, Reference, contribution_sums, contribution_table, reference_sums
@@ -10,7 +12,15 @@ from explorer.results import Result
 from explorer.workbench import Slot, Workbench
 
 
-def contributions(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> Result:
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """The table of contributions, and the seconds its merge took: 0 where it was there already."""
+
+    table: Result
+    merge_seconds: float
+
+
+def contributions(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> Explained:
     """What each task contributes to this merge and loses in it; see `contribution_table`. Kept by content.
 
     Merges first unless the slot's live model holds this merge already; then one read of models and merged row, and
@@ -20,10 +30,9 @@ def contributions(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelTok
     with bench.turns.turn():
         token.check("contributions")
         live = bench.live(slot, recipe)
-        live.merge(recipe, cache=bench.store, cancel=token)
-        return bench.store.get_or_make(
-            f"contributions/{live.key}", lambda: _measured(bench, live, recipe, token), 1 << 16
-        )
+        seconds = live.merge(recipe, cache=bench.store, cancel=token)
+        make = lambda: _measured(bench, live, recipe, token)  # noqa: E731
+        return Explained(bench.store.get_or_make(f"contributions/{live.key}", make, 1 << 16), seconds)
 
 
 def _measured(bench: Workbench, live: LiveModel, recipe: Recipe, token: CancelToken) -> Result:
@@ -36,5 +45,11 @@ def _measured(bench: Workbench, live: LiveModel, recipe: Recipe, token: CancelTo
     reference = bench.store.get_or_make(f"contributions/average/{arena.digest}", make, lambda r: r.size_bytes)
     rows = [live.weights()] if method.output == "single" else [live.weights(task) for task in arena.tasks]
     sums = contribution_sums(arena, rows, executor=threads, cancel=token)
-    told = {"source": arena.digest, "method": method.name, "output": method.output, "stored_as": recipe.dtype or "base"}
+    told = {
+        "source": arena.digest,
+        "method": method.name,
+        "output": method.output,
+        "stored_as": recipe.dtype or "as the base",
+        "controls": [s.name for s in method.specs],
+    }
     return contribution_table(arena, sums, reference, told)

@@ -58,7 +58,9 @@ def contribution_table(source: Source, sums: Sums, reference: Reference, provena
     for scope, inside in _scopes(groups):
         numbers = _finished(sums.squares[inside].sum(0), sums.found[inside].sum(0), *_pooled(reference, inside))
         same = {**scope, "n": int(sizes[inside].sum())}
-        for name, values in {**numbers, "task": source.tasks, **{k: [v] * tasks for k, v in same.items()}}.items():
+        repeated = {name: [value] * tasks for name, value in same.items()}
+        filled: dict[str, Any] = {**numbers, "task": source.tasks, **repeated}
+        for name, values in filled.items():
             columns[name].extend(values)
     return Result("contributions", tuple(source.tasks), pd.DataFrame(columns), CONTRIBUTIONS, provenance)
 

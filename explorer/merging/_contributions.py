@@ -1,9 +1,9 @@
 """Sums behind "what changed and why": what each task put into a merge, from the merged weights as they are.
 
-For any method, without knowing which. With m = θ_m − θ_0 the merged update (θ_0 stored as θ_m is, so that the rounding of weights nobody changed does not
-count) and τ_t the task vectors, everything follows from sums over weights: ⟨m, m⟩, ⟨m, τ_t⟩, and Σ τ_t² where m is 0
-and where it has the other sign. They add up, so every level is exact. What does not depend on the merge (all ⟨τ_s, τ_t⟩,
-and what plain averaging would do) is summed once per set of models, as `Reference`.
+For any method, without knowing which. With m = θ_m − θ_0 the merged update (θ_0 stored as θ_m is, so that the rounding
+of weights that nobody changed does not count) and τ_t the task vectors, everything follows from sums over weights:
+⟨m, m⟩, ⟨m, τ_t⟩, and Σ τ_t² where m is 0 and where it has the other sign. They add up, so every level is exact. What
+does not depend on the merge (all ⟨τ_s, τ_t⟩, and what plain averaging would do) is summed once per set of models.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -
 
 def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
-        "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers", "mask_overlap_pairs", "mask_upset", "matrix_interference_layers",
-        "norm_profile", "scores", "sign_conflict_map", "sign_conflict_pairs", "singular_spectra",
-        "subspace_overlap_map", "task_positions", "trail", "trimming_curve",
+        "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers", "mask_overlap_pairs",
+        "mask_upset", "matrix_interference_layers", "norm_profile", "scores", "sign_conflict_map",
+        "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "task_positions", "trail", "trimming_curve",
     )  # fmt: skip
 
 

@@ -111,7 +111,8 @@ def _caption(result: Result, **_: Any) -> str:
         return "The merged model is the base: no weight is moved, so every task vector is dropped whole."
     most, lost = top(known, known["share"]), top(known, -known["kept"])
     of = "its own model's update" if result.provenance.get("output") == "per_task" else "the merged update"
-    said = f"{start(most['task'])} makes {percent(most['share'])} of {of} (plain averaging {percent(most['share_average'])})"
+    said = f"{start(most['task'])} makes {percent(most['share'])} of {of}"
+    said += f" (plain averaging {percent(most['share_average'])})"
     if len(known) > 1:
         said += (
             f"; {lost['task']} loses most of itself: {percent(lost['outvoted'])} is out-voted and "

@@ -26,12 +26,12 @@ def advice(contributions: Result, scores: Result | None = None) -> str:
     averaging's; a squared length out-voted by `MORE_OUTVOTED`, or dropped by `MORE_DROPPED`, more than it would be;
     another task with more than `LARGE_SHARE` times its share. Settings are named only where the method has them.
     """
-    rows = [dict(row) for row in contributions.at("model").to_dict("records")]
+    rows: list[Row] = [{str(k): v for k, v in r.items()} for r in contributions.at("model").to_dict("records")]
     rows = [row for row in rows if row["task"] in contributions.tasks and math.isfinite(row["dropped"])]
     if not rows:
         return "No fine-tune changes a weight, so there is nothing to merge."
     if all(row["update_norm"] == 0 for row in rows):
-        return "The merged model is the base, to the last bit: no weight is moved." + _try(contributions, "coefficient")
+        return "The merged model is the base, to the last bit: no weight is moved."
     accuracies = _accuracies(scores) if scores is not None else {}
     if not accuracies:
         return _unscored(contributions, rows)
@@ -39,18 +39,16 @@ def advice(contributions: Result, scores: Result | None = None) -> str:
     known = {row["task"]: row for row in rows}
     worst = min((t for t in behind if t in known), key=lambda t: behind[t], default=None)
     if worst is None:
-        several = (
-            f"none of the {len(accuracies)} scored tasks is" if len(accuracies) > 1 else f"{[*accuracies][0]} is not"
-        )
-        return f"So far {several} clearly behind its expert: the 95 % intervals overlap."
+        several = f"none of the {len(accuracies)} scored tasks is" if len(accuracies) > 1 else "the scored task is not"
+        return f"So far {several} clearly behind its expert, with its 95 % interval below the expert's."
     lead = f"{worst} is furthest behind its expert, at {_percent(behind[worst])} of its accuracy, and "
     found = _about(contributions, known[worst]) or _crowded(contributions, rows, worst)
     return lead + (found or "its share and losses are much as under plain averaging, so these numbers do not say why.")
 
 
-def _unscored(contributions: Result, rows: list[dict[str, Any]]) -> str:
+def _unscored(contributions: Result, rows: list[Row]) -> str:
     """About the task that differs most from plain averaging."""
-    ranked = sorted(rows, key=lambda row: _over(row["share"], row["share_average"]))
+    ranked = sorted(rows, key=lambda row: _over(row["share"], row["share_average"], unknown=math.inf))
     for row in [*ranked, *sorted(rows, key=lambda row: row["kept"])]:
         found = _about(contributions, row)
         if found:
@@ -74,36 +72,36 @@ def _about(contributions: Result, row: Row) -> str:
     return ""
 
 
-def _crowded(contributions: Result, rows: list[dict[str, Any]], worst: str) -> str:
+def _crowded(contributions: Result, rows: list[Row], worst: str) -> str:
     """Another task that takes far more of the update than plain averaging gives it; empty where none does."""
     if contributions.provenance.get("output") == "per_task":
         return ""
     others = [row for row in rows if row["task"] != worst and math.isfinite(row["share"])]
-    large = max(others, key=lambda row: _over(row["share"], row["share_average"]), default=None)
+    large = max(others, key=lambda row: _over(row["share"], row["share_average"], unknown=-math.inf), default=None)
     if large is None or not _over(large["share"], large["share_average"]) > LARGE_SHARE:
         return ""
     made = f"{large['task']} makes {_percent(large['share'])} of the merged update"
     name = f"try a smaller coefficient for {large['task']}"
-    tried = f": {name}." if _has(contributions, "scale", "weight") else "."
+    tried = f": {name}." if _has(contributions, "coefficient") else "."
     return f"{made} (plain averaging {_percent(large['share_average'])}){tried}"
 
 
 def _try(contributions: Result, what: str) -> str:
     """The settings of the method that bear on it, as the end of a sentence."""
     if what == "coefficient":
-        return ": try a larger coefficient for it." if _has(contributions, "scale", "weight") else "."
+        return ": try a larger coefficient for it." if _has(contributions, "coefficient") else "."
     found = ["a higher density"] * _has(contributions, "density")
     found += ["a lower mask threshold"] * _has(contributions, "mask_threshold")
     return f": try {' or '.join(found)}." if found else "."
 
 
-def _has(contributions: Result, *names: str) -> bool:
-    return any(name in contributions.provenance.get("controls", ()) for name in names)
+def _has(contributions: Result, name: str) -> bool:
+    return name in contributions.provenance.get("controls", ())
 
 
-def _over(share: float, average: float) -> float:
-    """How many times plain averaging's share; NaN where one of the two is not known or that one is not positive."""
-    return share / average if math.isfinite(share) and average > 0 else float("nan")
+def _over(share: float, average: float, *, unknown: float = math.nan) -> float:
+    """How many times plain averaging's share; `unknown` where one of the two is, or that one is not positive."""
+    return share / average if math.isfinite(share) and average > 0 else unknown
 
 
 def _accuracies(scores: Result) -> dict[str, tuple[float, float, bool]]:

@@ -45,11 +45,12 @@ def _measured(bench: Workbench, live: LiveModel, recipe: Recipe, token: CancelTo
     reference = bench.store.get_or_make(f"contributions/average/{arena.digest}", make, lambda r: r.size_bytes)
     rows = [live.weights()] if method.output == "single" else [live.weights(task) for task in arena.tasks]
     sums = contribution_sums(arena, rows, executor=threads, cancel=token)
+    mixes = any(s.per_task and s.name in ("scale", "weight") for s in method.specs)
     told = {
         "source": arena.digest,
         "method": method.name,
         "output": method.output,
         "stored_as": recipe.dtype or "as the base",
-        "controls": [s.name for s in method.specs],
+        "controls": [*(s.name for s in method.specs), *["coefficient"] * mixes],
     }
     return contribution_table(arena, sums, reference, told)

@@ -39,8 +39,8 @@ def advice(contributions: Result, scores: Result | None = None) -> str:
     known = {row["task"]: row for row in rows}
     worst = min((t for t in behind if t in known), key=lambda t: behind[t], default=None)
     if worst is None:
-        several = f"none of the {len(accuracies)} scored tasks is" if len(accuracies) > 1 else "the scored task is not"
-        return f"So far {several} clearly behind its expert, with its 95 % interval below the expert's."
+        who = "The scored task is not" if len(accuracies) == 1 else f"None of the {len(accuracies)} scored tasks is"
+        return f"{who} clearly behind its expert so far, with its 95 % interval below the expert's."
     lead = f"{worst} is furthest behind its expert, at {_percent(behind[worst])} of its accuracy, and "
     found = _about(contributions, known[worst]) or _crowded(contributions, rows, worst)
     return lead + (found or "its share and losses are much as under plain averaging, so these numbers do not say why.")

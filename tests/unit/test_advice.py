@@ -76,9 +76,9 @@ def test_another_task_that_crowds_it_out() -> None:
 def test_nobody_is_clearly_behind() -> None:
     close = scores({"spam": 0.87, "movies": 0.88})
     assert advice(table(spam={"share": 0.03}, movies={}), close) == (
-        "So far none of the 2 scored tasks is clearly behind its expert, with its 95 % interval below the expert's."
+        "None of the 2 scored tasks is clearly behind its expert so far, with its 95 % interval below the expert's."
     )
-    assert advice(table(spam={}), scores({"spam": 0.95})).startswith("So far the scored task is not clearly behind")
+    assert advice(table(spam={}), scores({"spam": 0.95})).startswith("The scored task is not clearly behind")
     assert "furthest behind" in advice(table(spam={}), scores({"spam": 0.85}))
 
 

@@ -25,9 +25,10 @@ HOW = (
     "the hover show what plain averaging of the same fine-tunes would give."
 )
 Colours = Mapping[str, str] | None
+_HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "#ffffff", "fgopacity": 0.7, "size": 6}
 _PARTS = (
     ("kept", "kept", {"color": POSITIVE}),
-    ("outvoted", "out-voted", {"color": NEGATIVE, "pattern": {"shape": "/", "fgcolor": "#ffffff", "size": 6}}),
+    ("outvoted", "out-voted", {"color": NEGATIVE, "pattern": _HATCH}),
     ("dropped", "dropped", {"color": NEUTRAL_FAINT}),
 )
 _KEPT = (
@@ -65,13 +66,13 @@ def contributions(result: Result, *, pair: Pair = None, task: Name = None, colou
     if not tasks or rows["kept"].notna().sum() == 0:
         return blank("There is nothing to show yet: no merge was measured, or no task changes a weight.")
     figure = frame(
-        140 + 34 * len(tasks), x="part of its squared length (%)", y="task", meta={"y": tasks}, barmode="stack",
-        xaxis={"domain": [0, 0.62], "range": [0, 100], "automargin": True, "zeroline": False},
-        xaxis2={"domain": [0.69, 1], "title": {"text": "of the update (%)", "standoff": 8}, "anchor": "y",
+        140 + 34 * len(tasks), x="squared length (%)", y="task", meta={"y": tasks}, barmode="stack",
+        xaxis={"domain": [0, 0.6], "range": [0, 100], "automargin": True, "zeroline": False},
+        xaxis2={"domain": [0.7, 1], "nticks": 4, "title": {"text": "update (%)", "standoff": 8}, "anchor": "y",
                 "range": _range(rows), "automargin": True, "zeroline": True},
         yaxis=downwards(names_axis(tasks, 14, every=1)), bargap=0.35,
     )  # fmt: skip
-    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False})
+    figure.update_layout(legend={"itemclick": False, "itemdoubleclick": False, "traceorder": "normal"})
     told = records(rows)
     at = np.array([tasks.index(r["task"]) for r in told], dtype=float)
     hover, picks = [_hover(r) for r in told], np.array([{"task": r["task"]} for r in told], dtype=object)

@@ -37,7 +37,9 @@ def strip_table(result: Result) -> str:
 
 
 def _row(row: Mapping[Any, Any], columns: list[tuple[str, str]]) -> str:
-    cells = f'<th scope="row">{escape(str(row["task"]))}</th><td class="text">{escape(str(row["text"]))}</td>'
+    cells = (
+        f'<th scope="row">{escape(str(row["task"]))}</th><td class="text"><div>{escape(str(row["text"]))}</div></td>'
+    )
     cells += f'<td data-label="right label">{escape(str(row["gold"]))}</td>'
     for name, title in columns:
         cells += f'<td data-label="{escape(title)}">{_answer(row[name], row[f"{name}_right"])}</td>'

@@ -93,9 +93,12 @@ class _Known:
     expert: dict[str, TaskScore] = field(default_factory=dict)
 
 
-def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> Iterator[LiveUpdate]:
+def stream(
+    bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken, *, merge_seconds: float = 0.0
+) -> Iterator[LiveUpdate]:
     """Updates until everything is scored: each task's first number at once, refinements at a calm pace.
 
+    `merge_seconds`: what the merge took, where it was made for something else just before.
     Raises Cancelled once a newer request took the slot's token.
 
     Raises InputError for models or values that cannot be used. Yields once with an empty table when no evaluation
@@ -110,7 +113,7 @@ def stream(bench: Workbench, slot: Slot, recipe: Recipe, token: CancelToken) -> 
     with bench.turns.turn():
         token.check("merge")
         live = bench.live(slot, recipe)
-        seconds = live.merge(recipe, cache=bench.store, cancel=token)
+        seconds = live.merge(recipe, cache=bench.store, cancel=token) or merge_seconds
         key = live.key
     runs = evaluator.run(live.module_for, key=key, cancel=token, store=bench.store)
     references = _References(bench, evaluator, live.resident.models, known, token)
@@ -182,22 +185,33 @@ class _References:
 
     def catch_up(self, task: str, rounds: int) -> None:
         """Score base and expert on a task's first blocks, where they are not held already."""
-        expert = self._models.tasks[task]
-        # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
-        whole = expert if expert.config else replace(expert, config=self._models.base.config)
+        whole = expert_of(self._models, task)
         self._score(self._known.base, self._models.base, self._base, task, rounds)
         self._score(self._known.expert, whole, _loaded_once(whole, self._bench.device.torch), task, rounds)
 
     def _score(
         self, scores: dict[str, TaskScore], checkpoint: Checkpoint, module: ModuleFor, task: str, rounds: int
     ) -> None:
-        # The same weights answer otherwise under another config (say, more heads), so both make the key.
-        key = f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
-        runs = self._evaluator.run(module, key=key, cancel=self._token, store=self._bench.store, tasks=[task])
+        runs = self._evaluator.run(
+            module, key=answers_key(checkpoint), cancel=self._token, store=self._bench.store, tasks=[task]
+        )
         while (partial := _next(self._bench, self._token, runs)) is not None:
             scores[task] = partial.scores[task]
             if partial.round >= rounds:
                 return
+
+
+def expert_of(models: OpenModels, task: str) -> Checkpoint:
+    """A task's own fine-tune as a model that can answer."""
+    expert = models.tasks[task]
+    # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
+    return expert if expert.config else replace(expert, config=models.base.config)
+
+
+def answers_key(checkpoint: Checkpoint) -> str:
+    """What the answers of an unmerged checkpoint are held under."""
+    # The same weights answer otherwise under another config (say, more heads), so both make the key.
+    return f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
 
 
 def _loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:

@@ -69,7 +69,7 @@ def merge_all(
     which[chosen] = np.arange(len(chosen)) if len(settings) > 1 else 0
     for column, place in enumerate(prepared.order if prepared.method.output == "per_task" else (0,)):
         outs[chosen, column] = rows[place].addresses([table.names[i] for i in chosen])
-    segments, calls = _segments(chosen, table.sizes)
+    segments, calls = segments_of(chosen, table.sizes)
     found = np.zeros((len(segments), 2), np.int64)
     stored = [dtype or source.dtype(n) for n in table.names]
     fixed = (
@@ -159,7 +159,7 @@ def _seed_table(seed: int, names: tuple[str, ...], tasks: tuple[str, ...]) -> np
     return np.stack([seed_words([stable_seed(seed, task, name) for task in tasks]) for name in names])
 
 
-def _segments(chosen: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
+def segments_of(chosen: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Pieces [S, 3] of tensor, start and count; and the calls, each a range of pieces of about the same size."""
     whole = int(sizes[chosen].sum())
     most = min(FUSED_CHUNK_ELEMENTS, max(_LEAST_ELEMENTS, whole // 16))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
 from explorer.errors import ExplorerError
 from explorer.executor import Progress
+from explorer.proof import proof_text, prove
 from explorer.recipe import DTYPES
 from explorer.rounding import survival_shown
 from explorer.streaming import current_scores
@@ -29,6 +31,7 @@ class ExportPlace:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
+        self._written: WeakKeyDictionary[Slot, Path] = WeakKeyDictionary()
         gr.Markdown(
             "### Export\nWrites the model you see, bit for bit, as a Hugging Face folder with tokenizer, model card "
             "and recipe. Figures and tables are saved with the buttons under each of them.",
@@ -49,11 +52,29 @@ class ExportPlace:
                 with gr.Row():
                     self.write = gr.Button("Export model", variant="primary", elem_id="export-model")
                     self.zip = gr.DownloadButton("Download as .zip", visible=False, elem_id="export-zip")
+                    self.prove = gr.Button("Prove it", visible=False, elem_id="export-prove")
                 self.note = gr.HTML(padding=False, elem_id="export-note")
+                self.proof = gr.HTML(padding=False, elem_id="export-proof")
             with gr.Column(scale=3, min_width=330):
                 self.recipe = gr.Code(
                     language="yaml", label="Recipe: python -m explorer merge recipe.yaml OUT", lines=8
                 )
+
+    def connect(self, slot_of: Callable[[gr.Request], Slot], live: Mapping[str, Any]) -> None:
+        """Bind the buttons; `live` are the options of events that answer at once."""
+
+        def write(name: str, replace: bool, request: gr.Request) -> Iterator[list[Any]]:
+            yield from self.run(slot_of(request), name, replace)
+
+        def offer(request: gr.Request) -> list[Any]:
+            return self.offer(slot_of(request))
+
+        def proved(request: gr.Request) -> Iterator[str]:
+            yield from self.proved(slot_of(request))
+
+        written = self.write.click(write, [self.name, self.replace], [self.note, self.zip], **live)
+        written.then(offer, None, [self.prove, self.proof], **live)
+        self.prove.click(proved, None, self.proof, **live)
 
     def dtype_of(self, shown: str | None) -> str | None:
         """The recipe's dtype for what the list shows."""
@@ -70,6 +91,7 @@ class ExportPlace:
     def run(self, slot: Slot, name: str, replace: bool) -> Iterator[list[Any]]:
         """Write the folder; the note with what was written, and the download."""
         recipe = slot.session.recipe
+        self._written.pop(slot, None)
         yield [words.note("Writing …"), gr.update(visible=False)]
         steps: list[Progress] = []
         try:
@@ -78,10 +100,30 @@ class ExportPlace:
         except ExplorerError as error:
             yield [words.note(str(error), kind="problem"), gr.update(visible=False)]
             return
+        self._written[slot] = done.path
         several = f", one model per task: {', '.join(f.name for f in done.folders)}" if len(done.folders) > 1 else ""
         text = f"Wrote {_short(done.path)} ({bytes_text(done.total_bytes)} in {seconds_text(done.seconds)}{several})."
         text += f"\n{survival_text(done.survival)}"
         yield [words.note(text, kind="done"), self._download(done.path, done.total_bytes)]
+
+    def offer(self, slot: Slot) -> list[Any]:
+        """The button "Prove it", while there is an export to prove; and no proof yet."""
+        return [gr.update(visible=slot in self._written), ""]
+
+    def proved(self, slot: Slot) -> Iterator[str]:
+        """Read the last export again and say whether every bit of it is what was merged."""
+        folder = self._written.get(slot)
+        if folder is None:
+            yield words.note("There is no export to prove yet: export the model first.")
+            return
+        yield words.note("Reading the folder again …")
+        try:
+            found = prove(self.bench, slot, folder)
+        except ExplorerError as error:
+            yield words.note(str(error), kind="problem")
+            return
+        size = f"\n{bytes_text(found.total_bytes)} compared in {seconds_text(found.seconds)}."
+        yield words.note(proof_text(found) + size, kind="done" if found.holds else "problem")
 
     def _download(self, folder: Path, size: int) -> dict[str, Any]:
         if size > _MAX_ZIP_BYTES:

@@ -108,8 +108,8 @@ class MergePlace:
             return
         try:
             specs, before = self.bench.method(method).specs, slot.session.recipe
-            known = {"names": self.names(before), "past": slot.session.past}
-            recipe = recipe_from(before, method, specs, mixer, controls, **known)
+            names, past = self.names(before), slot.session.past
+            recipe = recipe_from(before, method, specs, mixer, controls, names=names, past=past)
         except ExplorerError as error:
             yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
             return

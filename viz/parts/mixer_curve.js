@@ -68,7 +68,7 @@ function buildBend(row, name) {
   const act = (values) => () => bendTask(name, made.choice, values);
   const ready = state.depth.presets.map((one) => pressButton("preset", one.name, `Curve ${one.name}`, act(one.values)));
   const flat = pressButton("preset", "reset curve", "reset curve: flat for every kind of module", () => bendTask(name, "all", null));
-  const copy = pressButton("preset", "to all tasks", "to all tasks: give every unlocked task this curve", () => copyCurve(name));
+  const copy = pressButton("preset", "to all tasks", "to all tasks: give them this curve", () => copyCurve(name));
   made.buttons = [...ready, flat, copy];
   made.lines = { all: svg("polyline", { class: "faint", points: "" }), now: svg("polyline", { class: "line", points: "" }) };
   const drawing = svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", "aria-hidden": "true" });

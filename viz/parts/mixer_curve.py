@@ -70,7 +70,9 @@ def _inside(value: Any, low: float, high: float) -> bool:
 
 def own_values_hold(value: Any, task: str) -> bool:
     """Whether a row still stands for values per tensor that no curve shows: neither slider nor curve was moved."""
-    row = mixer_rows(value).get(task, {})
-    own, shown = row.get("own"), row.get("value")
-    numbers = own is not None and all(_inside(v, -1e9, 1e9) for v in (own, shown))
-    return numbers and abs(own - shown) < 1e-9 and not row.get("curve")
+    row: Mapping[str, Any] = mixer_rows(value).get(task, {})
+    own: Any = row.get("own")
+    shown: Any = row.get("value")
+    if not (_inside(own, -1e9, 1e9) and _inside(shown, -1e9, 1e9)) or row.get("curve"):
+        return False
+    return abs(float(own) - float(shown)) < 1e-9

@@ -173,11 +173,28 @@ def test_typing_keys_and_double_click(page: Page) -> None:
     expect(number).to_have_value("0.75")
     page.wait_for_timeout(300)
     assert SEEN[sent:] == []
-    for key, expected in (("ArrowRight", 0.76), ("Shift+ArrowRight", 0.86), ("End", 2.0), ("Home", -1.0)):
+    for key, expected in (
+        ("ArrowRight", 0.76), ("Shift+ArrowRight", 0.86), ("PageDown", 0.56), ("PageUp", 0.86), ("End", 2.0),
+        ("PageUp", 2.0), ("Home", -1.0), ("Delete", 0.3), ("ArrowDown", 0.29),
+    ):  # fmt: skip
         slider.press(key)
         until(page, lambda expected=expected: last("release").get("svhn") == expected)  # type: ignore[misc]
     slider.dblclick()
     until(page, lambda: last("release").get("svhn") == 0.3)
+    for key, expected in (("ArrowUp", 0.31), ("Shift+ArrowUp", 0.41), ("PageDown", 0.11)):
+        number.press(key)
+        until(page, lambda expected=expected: last("release").get("svhn") == expected)  # type: ignore[misc]
+
+
+def test_a_held_key_is_one_step(page: Page) -> None:
+    row(page, "svhn").get_by_role("slider").focus()
+    for _ in range(8):
+        page.keyboard.down("ArrowRight")
+    until(page, lambda: last("input").get("svhn") == 0.58)
+    assert not last("release")
+    page.keyboard.up("ArrowRight")
+    until(page, lambda: last("release").get("svhn") == 0.58)
+    assert sum(kind == "release" for kind, _ in SEEN) == 1
 
 
 def test_mute_solo_and_lock(page: Page) -> None:
@@ -196,18 +213,47 @@ def test_mute_solo_and_lock(page: Page) -> None:
     until(page, lambda: last("release") == {"mnist": 1.0, "svhn": 0.5, EVIL: 1.0})
 
 
-def test_link_master_and_presets(page: Page) -> None:
-    page.get_by_role("button", name="Link").click()
+def test_linked_tasks_move_by_the_same_amount(page: Page) -> None:
+    for name in ("mnist", "svhn"):
+        row(page, name).get_by_role("button", name="Link").click()
     row(page, "mnist").get_by_role("slider").press("Shift+ArrowRight")
-    until(page, lambda: last("release") == {"mnist": 0.4, "svhn": 0.6, EVIL: 1.1})
+    until(page, lambda: last("release") == {"mnist": 0.4, "svhn": 0.6, EVIL: 1.0})
+    row(page, EVIL).get_by_role("slider").press("Shift+ArrowLeft")
+    until(page, lambda: last("release") == {"mnist": 0.4, "svhn": 0.6, EVIL: 0.9})
+    row(page, "svhn").get_by_role("button", name="Lock").click()
+    row(page, "mnist").get_by_role("slider").press("Shift+ArrowRight")
+    until(page, lambda: last("release") == {"mnist": 0.5, "svhn": 0.6, EVIL: 0.9})
+    row(page, "svhn").get_by_role("button", name="Lock").click()
+    page.get_by_role("button", name="Link all").click()
+    row(page, EVIL).get_by_role("slider").press("Shift+ArrowRight")
+    until(page, lambda: last("release") == {"mnist": 0.6, "svhn": 0.7, EVIL: 1.0})
+    page.get_by_role("button", name="Link all").click()
+    row(page, EVIL).get_by_role("slider").press("Shift+ArrowRight")
+    until(page, lambda: last("release") == {"mnist": 0.6, "svhn": 0.7, EVIL: 1.1})
+
+
+def test_the_row_of_all_tasks_keeps_proportions(page: Page) -> None:
+    everyone = row(page, "all tasks").get_by_role("textbox")
+    expect(everyone).to_have_value("0.60")
+    everyone.fill("0.9")
+    everyone.press("Enter")
+    until(page, lambda: last("release") == {"mnist": 0.45, "svhn": 0.75, EVIL: 1.5})
+    row(page, "all tasks").get_by_role("slider").press("End")
+    until(page, lambda: last("release") == {"mnist": 0.6, "svhn": 1.0, EVIL: 2.0})
+    expect(everyone).to_have_value("1.20")
+    row(page, "mnist").get_by_role("slider").press("Home")
+    expect(everyone).to_have_value("0.667")
+    row(page, EVIL).get_by_role("button", name="Lock").click()
+    expect(everyone).to_have_value("0.00")
+    row(page, "all tasks").get_by_role("slider").press("Shift+ArrowRight")
+    until(page, lambda: last("release") == {"mnist": -0.9, "svhn": 1.1, EVIL: 2.0})
+
+
+def test_presets_of_all_tasks(page: Page) -> None:
     page.get_by_role("button", name="1/n").click()
     until(page, lambda: last("release") == dict.fromkeys(TASKS, 1 / 3))
     page.get_by_role("button", name="reset:").click()
     until(page, lambda: last("release") == dict.fromkeys(TASKS, 0.3))
-    row(page, "mnist").get_by_role("textbox").fill("0.6")
-    row(page, "all tasks").get_by_role("textbox").fill("0.8")
-    row(page, "all tasks").get_by_role("textbox").press("Enter")
-    until(page, lambda: last("release") == {"mnist": 1.2, "svhn": 0.6, EVIL: 0.6})
 
 
 def test_a_value_from_python_is_shown_and_answers_with_no_event(page: Page) -> None:

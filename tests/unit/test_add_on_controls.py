@@ -63,7 +63,7 @@ def test_values_per_tensor_stay_until_their_slider_is_moved() -> None:
     declared = METHODS.get("task_arithmetic").specs
     recipe = blocks({"layer.0.*": 0.1, "*": 0.6})
     mixer, controls = show_mixer(recipe, declared), show_controls(recipe, "Task arithmetic", declared)
-    assert [row["value"] for row in mixer["tasks"]] == [0.6, 0.4] and "per tensor in the recipe: spam" in mixer["help"]
+    assert [(row["value"], row["own"]) for row in mixer["tasks"]] == [(0.6, 0.6), (0.4, None)]
     mixer["tasks"][1]["value"] = 0.5
     moved = recipe_from(recipe, "task_arithmetic", declared, mixer, controls)
     assert moved.values()["scale"] == {"spam": {"layer.0.*": 0.1, "*": 0.6}, "movies": 0.5}
@@ -72,7 +72,11 @@ def test_values_per_tensor_stay_until_their_slider_is_moved() -> None:
     assert describe_change(recipe, moved, "m") == "movies 0.40 → 0.50"
 
 
-def test_another_method_takes_the_number_that_stands_for_them() -> None:
+def test_another_method_takes_them_or_the_number_that_stands_for_them() -> None:
     recipe = blocks({"layer.0.*": 0.1, "*": 0.6})
-    switched = switch_method(recipe, METHODS.get("task_arithmetic").specs, "ties", METHODS.get("ties").specs)
-    assert switched.values()["scale"] == {"spam": 0.6, "movies": 0.4}
+    before = METHODS.get("task_arithmetic").specs
+    assert switch_method(recipe, before, "ties", METHODS.get("ties").specs).values()["scale"] == {
+        "spam": 0.6, "movies": 0.4,
+    }  # fmt: skip
+    kept = switch_method(recipe, before, "dare", METHODS.get("dare").specs)
+    assert kept.values()["scale"] == recipe.values()["scale"], "a method that knows them keeps them"

@@ -18,6 +18,7 @@ from viz.panels import words
 from viz.panels.add_ons import show_add_ons, with_add_ons
 from viz.panels.draw import draw, empty
 from viz.panels.methods import choices, left_out
+from viz.panels.mixing import TensorNames
 from viz.panels.settings import describe_change, recipe_from, show_controls, show_mixer, switch_method, turn_of
 from viz.parts import Controls, Mixer, PlotlyPanel
 from viz.style import count, seconds_text
@@ -41,7 +42,7 @@ class MergePlace:
     """Layout and callbacks of the place Merge."""
 
     def __init__(self, bench: Workbench) -> None:
-        self.bench = bench
+        self.bench, self.names = bench, TensorNames(bench.models)
         recipe = bench.start
         method = bench.method(recipe.method)
         with gr.Row(equal_height=False, elem_id="merge-place"):
@@ -49,7 +50,7 @@ class MergePlace:
                 self.method = gr.Dropdown(self._offered(recipe), value=recipe.method, label="Method", elem_id="method")
                 self.about = gr.HTML(self.describe(recipe), padding=False)
                 gr.Markdown("### Mixer")
-                self.mixer = Mixer(show_mixer(recipe, method.specs), elem_id="mixer")
+                self.mixer = Mixer(show_mixer(recipe, method.specs, names=self.names(recipe)), elem_id="mixer")
                 gr.Markdown("### Settings of this method")
                 self.controls = Controls(show_controls(recipe, method.title, method.specs), elem_id="controls")
                 gr.Markdown("### Add-ons to any method")
@@ -82,7 +83,7 @@ class MergePlace:
         """The controls' values for a recipe, and the method's description."""
         method = self.bench.method(recipe.method)
         return [
-            show_mixer(recipe, method.specs, mixer),
+            show_mixer(recipe, method.specs, mixer, names=self.names(recipe, again=True)),
             show_controls(recipe, method.title, method.specs),
             gr.update(choices=self._offered(recipe), value=recipe.method),
             self.describe(recipe),
@@ -106,8 +107,9 @@ class MergePlace:
             yield [gr.skip()] * 4
             return
         try:
-            specs = self.bench.method(method).specs
-            recipe = recipe_from(slot.session.recipe, method, specs, mixer, controls)
+            specs, before = self.bench.method(method).specs, slot.session.recipe
+            names, past = self.names(before), slot.session.past
+            recipe = recipe_from(before, method, specs, mixer, controls, names=names, past=past)
         except ExplorerError as error:
             yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
             return

@@ -1,19 +1,21 @@
 // State, events and updates from Python. `state` is what the person sees; props.value is a copy of it.
 const root = element.querySelector(".explorer-mixer");
-let state = readValue(), rows = new Map(), master = null, chrome = null, linked = false;
+let state = readValue(), rows = new Map(), master = null, chrome = null;
 // While a control is moved: the values before the move, and the tasks that the move changes.
 let before = null, held = new Set(), unsent = 0, unreleased = false;
 
 function readValue() {
   const { turn, ...value } = JSON.parse(JSON.stringify(props.value || {}));
   return { low: -1, high: 2, step: 0.01, default: 0.3, label: "scale", help: "", solo: null, disabled: null,
-    ...value, tasks: Array.isArray(value.tasks) ? value.tasks : [] };
+    depth: null, no_depth: "", ...value, tasks: Array.isArray(value.tasks) ? value.tasks : [] };
 }
 
 const clamp = (value) => Math.min(state.high, Math.max(state.low, value));
 const tidy = (value) => Math.round(value * 1e6) / 1e6;
 const task = (name) => state.tasks.find((one) => one.name === name);
 const free = () => state.tasks.filter((one) => !one.locked);
+const mean = () => free().reduce((sum, one) => sum + one.value, 0) / Math.max(1, free().length);
+const linked = () => free().filter((one) => one.linked);
 const silent = (one) => one.muted || (state.solo !== null && state.solo !== one.name);
 const sameTasks = (one, other) => one.length === other.length && one.every((row, i) => row.name === other[i].name);
 
@@ -77,8 +79,13 @@ function fromPython() {
     state = next;
     buildRows();
   } else {
-    for (const row of next.tasks) if (held.has(row.name)) row.value = task(row.name).value;
+    for (const row of next.tasks) {
+      const moving = held.has(row.name) ? task(row.name) : row;
+      row.value = moving.value, row.curve = moving.curve, row.own = moving.own;
+    }
+    const sameDepth = JSON.stringify(next.depth) === JSON.stringify(state.depth);
     state = next;
+    if (!sameDepth) for (const row of rows.values()) foldAway(row);
   }
   paint();
 }
@@ -87,6 +94,7 @@ function fromPython() {
 function paint() {
   const off = Boolean(state.disabled);
   root.classList.toggle("is-off", off);
+  root.classList.toggle("has-no-depth", !state.depth);
   chrome.label.textContent = state.label;
   setText(chrome.help, state.help);
   setText(chrome.off, state.disabled);
@@ -94,9 +102,9 @@ function paint() {
   chrome.controls.hidden = !state.tasks.length;
   for (const one of state.tasks) paintRow(rows.get(one.name), one, off);
   const open = free();
-  const mean = open.length ? open.reduce((sum, one) => sum + one.value, 0) / open.length : 0;
-  paintSlider(master, tidy(mean), off || !open.length);
-  chrome.link.setAttribute("aria-pressed", String(linked));
+  paintSlider(master, tidy(mean()), off || !open.length);
+  chrome.link.setAttribute("aria-pressed", String(open.length > 0 && linked().length === open.length));
+  setText(chrome.noDepth, state.tasks.length && !off ? state.no_depth : "");
   for (const button of chrome.buttons) button.disabled = off;
 }
 
@@ -110,12 +118,13 @@ function paintRow(row, one, off) {
   row.box.classList.toggle("is-silent", silent(one));
   row.box.classList.toggle("is-locked", Boolean(one.locked));
   paintSlider(row, one.value, off || Boolean(one.locked));
-  const flags = { mute: one.muted, solo: state.solo === one.name, lock: one.locked };
+  const flags = { mute: one.muted, solo: state.solo === one.name, lock: one.locked, tie: one.linked };
   for (const [kind, pressed] of Object.entries(flags)) {
     row[kind].setAttribute("aria-pressed", String(Boolean(pressed)));
     row[kind].disabled = off;
   }
   row.slider.setAttribute("aria-valuetext", numberText(one.value) + (silent(one) ? ", counts as 0" : ""));
+  paintCurve(row, one, off);
 }
 
 function paintSlider(row, value, off) {

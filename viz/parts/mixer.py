@@ -1,4 +1,4 @@
-"""All merge coefficients in one part of the page: a row with slider, number, mute, solo and lock per task."""
+"""All merge coefficients in one part of the page: per task a slider, a number, its marks, and a curve over depth."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import gradio as gr
 from explorer.errors import ParameterError, sentence
 from viz.parts import assets
 
-_SCRIPT = assets.script("mixer.js", "mixer_rows.js", "mixer_moves.js", css="mixer.css")
+_SCRIPT = assets.script("mixer.js", "mixer_rows.js", "mixer_curve.js", "mixer_moves.js", css="mixer.css")
 _NO_TASKS: dict[str, Any] = {
     "tasks": [], "solo": None, "low": -1.0, "high": 2.0, "step": 0.01, "default": 0.3, "label": "scale", "help": "",
-    "disabled": None,
+    "disabled": None, "depth": None, "no_depth": "",
 }  # fmt: skip
+_FLAGS = ("muted", "locked", "linked")
 
 
 with assets.no_stub_file():
@@ -23,9 +24,9 @@ with assets.no_stub_file():
         """Sliders for the coefficients of all tasks, in one value.
 
         The value is what `mixer_value` returns. Events: `input` while something is dragged or typed, `release`
-        when a drag, key, number, preset, mute or solo is done. Bind both with `trigger_mode="multiple"` and
+        when a drag, key, number, preset, curve, mute or solo is done. Bind both with `trigger_mode="multiple"` and
         `show_progress="hidden"`; a value set from Python triggers neither. What arrives in Python comes from
-        the browser unchecked: read it with `read_mixer`.
+        the browser unchecked: read it with `read_mixer`, and its curves with `read_curves`.
         """
 
         def __init__(self, value: Mapping[str, Any] | None = None, **options: Any) -> None:
@@ -49,7 +50,7 @@ with assets.no_stub_file():
 
         def api_info(self) -> dict[str, Any]:
             """JSON schema of the value."""
-            return {"type": "object", "description": "tasks with value, muted and locked, and the solo task"}
+            return {"type": "object", "description": "tasks with value, marks and curve, and the solo task"}
 
 
 def mixer_value(
@@ -64,10 +65,17 @@ def mixer_value(
     previous: Mapping[str, Any] | None = None,
     disabled: str | None = None,
     label: str = "scale",
+    curves: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+    own: Mapping[str, float] | None = None,
+    depth: Mapping[str, Any] | None = None,
+    no_depth: str = "",
 ) -> dict[str, Any]:
     """Value of a `Mixer` with one row per task; a task without a coefficient gets the default.
 
-    Mute, lock and solo of `previous` stay with the tasks that remain. Coefficients outside `low`..`high` are
+    `depth` says over which places curves go (`depth_value`); without it rows do not unfold, and `no_depth` says why.
+    `curves`: multipliers by task and lane, flat where left out. `own`: tasks whose values per tensor no curve shows,
+    with the coefficient at which they hold. Mute, lock, link and solo of `previous` stay with the tasks that remain.
+    Coefficients outside `low`..`high` are
     shown at the nearer end, because a slider cannot show more. Raises ParameterError on repeated task names,
     a different number of colours, or an empty range.
     """
@@ -77,16 +85,20 @@ def mixer_value(
         raise ParameterError(sentence("mixer", f"{len(tasks)} tasks need as many colours", len(colours), "Add them."))
     if not low < high:
         raise ParameterError(sentence("mixer", "low must be below high", f"{low} and {high}", "Swap them."))
-    old = _rows(previous)
+    old = mixer_rows(previous)
     solo = previous.get("solo") if isinstance(previous, Mapping) else None
     rows = []
     for task, colour in zip(tasks, colours, strict=True):
         value = min(max(float(coefficients.get(task, default)), low), high)
-        flags = {flag: old.get(task, {}).get(flag) is True for flag in ("muted", "locked")}
-        rows.append({"name": task, "colour": colour, "value": value, **flags})
+        flags = {flag: old.get(task, {}).get(flag) is True for flag in _FLAGS}
+        curve = {lane: list(values) for lane, values in (curves or {}).get(task, {}).items()}
+        rows.append(
+            {"name": task, "colour": colour, "value": value, **flags, "curve": curve, "own": (own or {}).get(task)}
+        )
     return {
         "tasks": rows, "solo": solo if solo in tasks else None, "low": low, "high": high, "step": step,
         "default": default, "label": label, "help": help, "disabled": disabled,
+        "depth": None if depth is None else dict(depth), "no_depth": no_depth,
     }  # fmt: skip
 
 
@@ -96,7 +108,7 @@ def read_mixer(value: Any, tasks: Sequence[str], low: float, high: float) -> dic
     Raises ParameterError unless the value has exactly these tasks, once each, with finite numbers in
     `low`..`high`, true-or-false flags, and as solo one of the tasks or None.
     """
-    rows = _rows(value)
+    rows = mixer_rows(value)
     sent = len(value["tasks"]) if rows else 0
     if list(rows) != list(tasks) and (set(rows) != set(tasks) or sent != len(tasks)):
         raise ParameterError(
@@ -114,7 +126,7 @@ def read_mixer(value: Any, tasks: Sequence[str], low: float, high: float) -> dic
     }
 
 
-def _rows(value: Any) -> dict[str, Mapping[str, Any]]:
+def mixer_rows(value: Any) -> dict[str, Mapping[str, Any]]:
     """Well-formed rows of a mixer value by task name; empty where the value is no mixer value."""
     rows = value.get("tasks") if isinstance(value, Mapping) else None
     if not isinstance(rows, Sequence) or isinstance(rows, str):
@@ -125,7 +137,7 @@ def _rows(value: Any) -> dict[str, Mapping[str, Any]]:
 
 def _coefficient(row: Mapping[str, Any], task: str, low: float, high: float) -> float:
     """Checked number of one row."""
-    for flag in ("muted", "locked"):
+    for flag in _FLAGS:
         if not isinstance(row.get(flag, False), bool):
             raise ParameterError(
                 sentence("mixer", f"{flag} of '{task}' must be true or false", repr(row[flag]), "Reload the page.")

@@ -1,30 +1,37 @@
 // What each action does to the numbers. Locked tasks stay where they are.
 
-// Tasks that moving a row changes; null is the master row.
+// Tasks that moving a row changes; null is the row of all tasks. A linked task takes the other linked ones along.
 function reach(name) {
-  return name === null || linked ? free().map((one) => one.name) : [name];
+  if (name === null) return free().map((one) => one.name);
+  return task(name).linked ? [...new Set([name, ...linked().map((one) => one.name)])] : [name];
 }
 
+// By the same amount for linked tasks; one that is at its end waits there.
 function moveOne(name, value) {
   const shift = value - before.get(name);
-  for (const one of state.tasks) {
-    if (one.name === name) one.value = clamp(value);
-    else if (linked && !one.locked) one.value = tidy(clamp(before.get(one.name) + shift));
+  for (const other of reach(name)) {
+    if (other !== name) task(other).value = tidy(clamp(before.get(other) + shift));
   }
+  task(name).value = clamp(value);
   changed();
 }
 
-// Scales the unlocked tasks to the wanted mean. Around a mean of zero there is no factor: then it shifts them.
+// Scales the unlocked tasks to the wanted mean, in proportion: all stop when the first is at its end. Around a mean of
+// zero there is no factor, and from all zeros no proportion: then it moves them by the same amount.
 function moveAll(value) {
-  const names = free().map((one) => one.name);
-  const old = names.reduce((sum, name) => sum + before.get(name), 0) / names.length;
-  const equal = names.every((name) => before.get(name) === before.get(names[0]));
-  for (const one of free()) {
-    const from = before.get(one.name);
-    const wanted = equal ? value : Math.abs(old) < 1e-6 ? from + value - old : (from * value) / old;
-    one.value = tidy(clamp(wanted));
-  }
+  const from = free().map((one) => before.get(one.name));
+  const old = from.reduce((sum, one) => sum + one, 0) / from.length;
+  const largest = Math.max(...from.map(Math.abs));
+  const shifts = Math.abs(old) <= 0.05 * largest;
+  const factor = shifts ? 1 : Math.max(-room(from, -1), Math.min(room(from, 1), value / old));
+  free().forEach((one, i) => { one.value = tidy(clamp(shifts ? from[i] + value - old : from[i] * factor)); });
   changed();
+}
+
+// The largest factor, times `sign`, that keeps all values in the range.
+function room(values, sign) {
+  const ends = values.map((one) => (one === 0 ? Infinity : (sign * one > 0 ? state.high : state.low) / (sign * one)));
+  return Math.max(0, Math.min(...ends));
 }
 
 function preset(value) {
@@ -41,9 +48,11 @@ function resetOne(name) {
 }
 
 function resetAll() {
-  for (const one of state.tasks) one.muted = false;
+  for (const one of state.tasks) {
+    one.muted = one.linked = false;
+    if (!one.locked) one.curve = {}, one.own = null;
+  }
   state.solo = null;
-  linked = false;
   preset(() => state.default);
 }
 
@@ -58,7 +67,7 @@ function flip(name, flag) {
     decided();
     return;
   }
-  // A lock changes no coefficient: it is remembered, not announced.
+  // A lock or a link changes no coefficient: it is remembered, not announced.
   paint();
   store();
 }
@@ -68,17 +77,39 @@ function flipSolo(name) {
   decided();
 }
 
-// Arrow keys where the browser has no step of ours: Shift moves by 0.1, and number fields step as sliders do.
-function stepKey(event, row, value, move, native) {
-  const way = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1 }[event.key];
-  const sideways = event.key === "ArrowLeft" || event.key === "ArrowRight";
-  if (!way || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (native ? !event.shiftKey : sideways) return;
+function linkAll() {
+  const all = linked().length < free().length;
+  for (const one of free()) one.linked = all;
+  paint();
+  store();
+}
+
+const STEPS = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 10, PageDown: -10 };
+const IN_TEXT = ["ArrowUp", "ArrowDown", "PageUp", "PageDown"];
+const ENDS = ["Home", "End", "Delete", "Backspace"];
+
+function isStep(event, inText) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return false;
+  return inText ? IN_TEXT.includes(event.key) : event.key in STEPS || ENDS.includes(event.key);
+}
+
+// Where a key leads from a value: a step, Shift ten, a page a tenth of the range, an end, or back to `normal`.
+function stepped(event, value, range) {
+  if (event.key === "Home") return range.low;
+  if (event.key === "End") return range.high;
+  if (event.key === "Delete" || event.key === "Backspace") return range.normal;
+  const way = STEPS[event.key], page = Math.abs(way) === 10;
+  const size = page ? (range.high - range.low) / 10 : range.step * (event.shiftKey ? 10 : 1);
+  return Math.min(range.high, Math.max(range.low, tidy(value + Math.sign(way) * size)));
+}
+
+// A key on a slider, or up and down in a number field. A held key is one move: it ends when the key comes up.
+function stepKey(event, row, name, value, move, inText) {
+  if (!isStep(event, inText) || row.slider.disabled) return;
   event.preventDefault();
   row.typing = false;
-  begin(reach(row === master ? null : [...rows].find(([, one]) => one === row)[0]));
-  move(tidy(clamp(value + way * (event.shiftKey ? 0.1 : state.step))));
-  released();
+  begin(reach(name));
+  move(stepped(event, value, { low: state.low, high: state.high, step: state.step, normal: clamp(state.default) }));
 }
 
 build();

@@ -35,6 +35,7 @@ function sliderParts(name, label, move, reset) {
   listenSlider(row, name, move);
   listenNumber(row, name, move);
   row.slider.addEventListener("dblclick", reset);
+  row.slider.title = "Double-click or Delete: back to the default";
   return row;
 }
 
@@ -44,11 +45,15 @@ function buildRow(one) {
   row.mute = pressButton("flag mute", "M", `Mute ${name}: it counts as 0`, () => flip(name, "muted"));
   row.solo = pressButton("flag solo", "S", `Solo ${name}: all others count as 0`, () => flipSolo(name));
   row.lock = pressButton("flag lock", "lock", `Lock ${name}: nothing moves it`, () => flip(name, "locked"));
+  row.tie = pressButton("flag tie", "link", `Link ${name}: linked tasks move together by the same amount`, () =>
+    flip(name, "linked"));
   row.name = node("span", "name", { text: name, title: `${name} (double-click: back to the default)` });
   row.name.addEventListener("dblclick", row.reset);
-  const flags = node("span", "flags", {}, row.mute, row.solo, row.lock);
-  row.box = node("div", "row", { role: "group", "aria-label": name }, node("span", "chip"), row.name, row.track,
-    row.number, flags, row.wrong);
+  const flags = node("span", "flags", {}, row.mute, row.solo, row.lock, row.tie);
+  row.fold = foldButton(name);
+  row.note = node("p", "note", { text: OWN_NOTE });
+  row.box = node("div", "row", { role: "group", "aria-label": name }, row.fold, node("span", "chip"), row.name,
+    row.track, row.number, flags, row.wrong, row.note);
   return row;
 }
 
@@ -58,16 +63,15 @@ function buildRows() {
 }
 
 function buildMaster() {
-  const title = "Scales all unlocked tasks together (double-click: back to the default)";
+  const title = "The mean of the unlocked tasks. Moving it moves them all in proportion, until one is at its end; " +
+    "around a mean of 0, by the same amount. Double-click: back to the default";
   master = sliderParts(null, "all tasks", moveAll, () => preset(() => state.default));
   const name = node("span", "name", { text: "all tasks", title });
   name.addEventListener("dblclick", master.reset);
-  chrome.link = pressButton("flag link", "link", "Link: moving one task moves all unlocked ones by as much", () => {
-    linked = !linked;
-    paint();
-  });
-  chrome.link.append("Link");
-  master.box = node("div", "row master", { role: "group", "aria-label": "all tasks" }, node("span", "chip"), name,
+  chrome.link = pressButton("flag link", "link", "Link all: linked tasks move together by the same amount", linkAll);
+  chrome.link.append("Link all");
+  master.box = node("div", "row master", { role: "group", "aria-label": "all tasks" }, node("span", "nofold"),
+    node("span", "chip"), name,
     master.track, master.number, node("span", "flags", {}, chrome.link), master.wrong);
 }
 
@@ -75,13 +79,14 @@ function build() {
   chrome = {
     label: node("h3", "label"), help: node("p", "help"), off: node("p", "off", { role: "status" }),
     empty: node("p", "empty"), rows: node("div", "rows"), controls: node("div", "controls"),
+    noDepth: node("p", "no-depth"),
   };
   buildMaster();
   const wanted = [
     ["all 0.3", "Set every unlocked task to 0.3", () => preset(() => 0.3)],
     ["1/n", "Average: one divided by the number of tasks", () => preset(() => 1 / state.tasks.length)],
     ["all 1", "Set every unlocked task to 1: plain addition", () => preset(() => 1)],
-    ["reset", "Back to the defaults: no mute, no solo", resetAll],
+    ["reset", "Back to the defaults: no mute, no solo, no link, no curve", resetAll],
   ];
   const presets = wanted.map(([text, label, act]) => {
     const made = pressButton("preset", text, label, act);
@@ -91,7 +96,7 @@ function build() {
   });
   chrome.buttons = [...presets, chrome.link];
   const bar = node("div", "bar", { role: "group", "aria-label": "Presets" }, ...presets);
-  chrome.controls.append(master.box, chrome.rows);
+  chrome.controls.append(master.box, chrome.rows, chrome.noDepth);
   const head = node("header", "head", {}, node("div", "words", {}, chrome.label, chrome.help), bar);
   root.append(head, chrome.off, chrome.empty, chrome.controls);
   buildRows();
@@ -107,7 +112,9 @@ function listenSlider(row, name, move) {
     move(Number(row.slider.value));
   });
   for (const end of ["change", "pointerup", "pointercancel", "blur"]) row.slider.addEventListener(end, released);
-  row.slider.addEventListener("keydown", (event) => stepKey(event, row, Number(row.slider.value), move, true));
+  const here = () => (name === null ? mean() : task(name).value);
+  row.slider.addEventListener("keydown", (event) => stepKey(event, row, name, here(), move));
+  row.slider.addEventListener("keyup", (event) => { if (isStep(event)) released(); });
 }
 
 // Typing: every allowed number counts at once; a wrong one is explained and sends nothing.
@@ -135,9 +142,10 @@ function listenNumber(row, name, move) {
       released();
     } else {
       const value = typed(row.number.value);
-      if (value !== null) stepKey(event, row, value, move, false);
+      if (value !== null) stepKey(event, row, name, value, move, true);
     }
   });
+  row.number.addEventListener("keyup", (event) => { if (isStep(event, true)) released(); });
 }
 
 function typed(text) {

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from explorer.errors import InputError, sentence
@@ -62,7 +63,7 @@ class Setting:
     starred: bool = False
     pinned: bool = False
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The same for the same setting of the same models; the order of parameters does not count."""
         return digest_of(self.models, json.dumps(settings_of(self.recipe), sort_keys=True, default=str))

@@ -22,6 +22,7 @@ MAX_BYTES = 1 << 20
 """So much text is kept per set of models, and read back."""
 MAX_SETTING_BYTES = 1 << 14
 _LATEST = 1e11
+"""Seconds since 1970: beyond the year 5000, so that every time has a date."""
 _MOST_EXAMPLES = 10**9
 _PATHS = ("checkpoint", "statistics")
 

@@ -53,7 +53,9 @@ def test_a_table_by_hand() -> None:
     x, y, mean = rows.loc["x"], rows.loc["y"], rows.loc[""]
     assert (x["n"], x["only_a"], x["only_b"], x["accuracy_a"], x["accuracy_b"]) == (10, 0, 4, 0.5, 0.9)
     assert x["difference"] == pytest.approx(0.4) and x["p"] == 2 * 0.5**4 and x["p_holm"] == 2 * x["p"]
-    assert (y["n"], y["n_total"], y["difference"], y["p"]) == (1, 4, 0, 1), "only the second example was answered by both"
+    assert (y["n"], y["n_total"], y["difference"], y["p"]) == (1, 4, 0, 1), (
+        "only the second example was answered by both"
+    )
     assert mean["difference"] == pytest.approx(0.2) and mean["n"] == 11 and math.isnan(mean["p"])
     right = [np.array([c == "1" for c in s]) for s in ("1111111110", "1111100000")]
     found = paired_bootstrap({"x": right[0]}, {"x": right[1]})
@@ -68,9 +70,7 @@ def test_holm_by_hand() -> None:
     assert (first, third) == (0.02, 0.02) and math.isnan(missing)
 
 
-def test_what_is_held_is_compared_without_a_model(
-    bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_held_is_compared_without_a_model(bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = run(bench, scale(zoo, 0.3))[-1], run(bench, scale(zoo, 1.5))[-1]
 
     def refuse(*_: object) -> None:
@@ -120,7 +120,11 @@ def test_a_that_is_not_held_any_more_is_scored_beside_b(bench: Workbench, zoo: P
 
 def test_scoring_aside_ends_with_the_tab_and_with_the_next_pin(bench: Workbench, zoo: Path) -> None:
     slot = bench.slot("a")
-    for end in (lambda: stop_aside(slot), lambda: bench.close("a"), lambda: next(score_aside(bench, slot, scale(zoo, 0)))):
+    for end in (
+        lambda: stop_aside(slot),
+        lambda: bench.close("a"),
+        lambda: next(score_aside(bench, slot, scale(zoo, 0))),
+    ):
         updates = score_aside(bench, slot, scale(zoo, 0.7))
         next(updates)
         end()

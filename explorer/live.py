@@ -115,8 +115,7 @@ class LiveModel:
 
     def key_of(self, recipe: Recipe) -> str:
         """What `key` is once this recipe is merged: the weights, and the config that says how they answer."""
-        config = json.dumps(self.resident.models.base.config, sort_keys=True)
-        return weights_key(recipe, digest_of(self.arena.digest, config))
+        return scores_key(recipe, self.resident.models)
 
     def merge(self, recipe: Recipe, *, cache: Store, cancel: CancelToken | None = None) -> float:
         """Merge by the recipe into the row; the seconds it took. A merge that is already there costs nothing.
@@ -194,6 +193,11 @@ class LiveModel:
     def resident_bytes(self) -> int:
         """Bytes of this session's own rows, without the shared models."""
         return self._row.resident_bytes + sum(r.resident_bytes for r in self._stored)
+
+
+def scores_key(recipe: Recipe, models: OpenModels) -> str:
+    """The key under which a recipe's predictions are held: `LiveModel.key` of the same models; reads no weights."""
+    return weights_key(recipe, digest_of(models.source.digest, json.dumps(models.base.config, sort_keys=True)))
 
 
 def weights_key(recipe: Recipe, source_digest: str) -> str:

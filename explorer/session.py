@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from explorer.errors import InputError, RecipeError, near, sentence
+from explorer.history import History
 from explorer.recipe import Recipe, TaskEntry
 
 if TYPE_CHECKING:
@@ -38,12 +39,16 @@ class Move:
 
 @dataclass(frozen=True)
 class Session:
-    """The models and the recipe of one browser tab, with undo, redo and a trail of evaluated settings."""
+    """The models and the recipe of one browser tab, with undo, redo and a trail of evaluated settings.
+
+    `trail` is the way of this visit with these models; `history` outlives both.
+    """
 
     recipe: Recipe
     past: tuple[Recipe, ...] = ()
     future: tuple[Recipe, ...] = ()
     trail: tuple[Move, ...] = ()
+    history: History = field(default_factory=History)
 
     @property
     def can_undo(self) -> bool:
@@ -80,6 +85,11 @@ def redo(session: Session) -> Session:
 def with_models(session: Session, recipe: Recipe) -> Session:
     """The session after models were added or removed: another merge, so the trail starts anew."""
     return replace(change(session, recipe), trail=())
+
+
+def restore(session: Session, id: str) -> Session:
+    """The session with a setting of its history as the recipe; it can be undone. Raises InputError when not kept."""
+    return change(session, session.history.get(id).recipe)
 
 
 def remember(session: Session, move: Move) -> Session:

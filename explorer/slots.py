@@ -47,6 +47,19 @@ class Slot:
     live: LiveModel | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     latest: tuple[int, int] = (0, 0)
+    aside: Slot | None = None
+
+    @property
+    def places(self) -> tuple[Slot, ...]:
+        """Where this tab may hold a live model: here, and beside it."""
+        return (self, self.aside) if self.aside else (self,)
+
+    def beside(self) -> Slot:
+        """The tab's second place, for a setting that is scored again while another is shown; freed with this one."""
+        with self.lock:
+            if self.aside is None:
+                self.aside = Slot(f"{self.id} aside", self.session)
+            return self.aside
 
     def is_news(self, turn: int | None, rank: int = 0) -> bool:
         """Whether a request is not older than one already taken: they may overtake each other on their way here.
@@ -74,3 +87,5 @@ class Slot:
         with self.lock:
             self.newest()
             self.live = None
+            if self.aside:
+                self.aside.free()

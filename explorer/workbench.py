@@ -232,7 +232,7 @@ class Workbench:
     def _make_room(self, slot: Slot) -> None:
         """Let go of the idlest sessions' models while those in use pass the budget; they load again when needed."""
         with self._lock:
-            others = [s for s in self._slots.values() if s is not slot and s.live]
+            others = [p for s in self._slots.values() for p in s.places if p is not slot and p.live]
         for other in others:
             used = [s.live for s in (slot, *others) if s.live]
             shared = {id(live.resident): live.resident.resident_bytes for live in used}

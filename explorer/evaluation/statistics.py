@@ -119,6 +119,20 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), differing, 0.5))) if differing else 1.0
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted so that among m tests any false alarm is as rare as in one: in ascending order the i-th is
+    multiplied by m − i + 1 (at most 1), and none is smaller than the one before it. NaN stays and is not counted.
+
+    Paper: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    tested = sorted((p, place) for place, p in enumerate(p_values) if not math.isnan(p))
+    adjusted, so_far = list(p_values), 0.0
+    for rank, (p, place) in enumerate(tested):
+        so_far = max(so_far, min(1.0, p * (len(tested) - rank)))
+        adjusted[place] = so_far
+    return adjusted
+
+
 @dataclass(frozen=True)
 class Difference:
     """Accuracy of the first model minus the second's, with its bootstrap interval; n examples in all."""

@@ -24,10 +24,12 @@ from viz.charts._pick import PICKS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from chart_examples import EXAMPLES, TASKS, emptied, read
+from chart_history_examples import HISTORY_EXAMPLES
 from chart_matrix_examples import MATRIX_EXAMPLES
 from chart_why_examples import WHY_EXAMPLES
 
-EXAMPLES.update({**MATRIX_EXAMPLES, **WHY_EXAMPLES})
+EXAMPLES.update({**MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES})
+MOVES = ("trail", "settings")
 
 MANY = tuple(f"task {i}" for i in range(20))
 EVIL = ("<b>bold</b>", "<script>alert(1)</script>", "a & b %{x}", "<a href='//evil.example'>x</a>")
@@ -55,9 +57,10 @@ def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -
 
 def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
-        "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers", "mask_overlap_pairs",
-        "mask_upset", "matrix_interference_layers", "norm_profile", "scores", "sign_conflict_map",
-        "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "task_positions", "trail", "trimming_curve",
+        "ab_difference", "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers",
+        "mask_overlap_pairs", "mask_upset", "matrix_interference_layers", "norm_profile", "scores", "settings_parallel",
+        "sign_conflict_map", "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "task_positions",
+        "trail", "trimming_curve",
     )  # fmt: skip
 
 
@@ -158,7 +161,7 @@ def test_captions_are_one_sentence_with_the_chance_level(name: str, kind: str) -
     assert caption.endswith(".") and not re.search(r"[.!?]\s+[A-Z]", caption) and "nan" not in caption
     assert len(caption) < 320 and "<" not in caption
     # A merge has no chance level: it is told beside what plain averaging would give.
-    assert ("plain averaging" if kind == "contributions" else "chance") in caption or kind == "trail"
+    assert ("plain averaging" if kind == "contributions" else "chance") in caption or kind in MOVES
 
 
 @pytest.mark.parametrize("own", list(CHARTS), ids=lambda c: c.name)
@@ -210,7 +213,7 @@ def test_marks_say_what_a_click_on_them_selects(name: str, kind: str) -> None:
     marks = [m for t in drawn(name, kind)["data"] for m in np.ravel(np.array(t.get("customdata", []), dtype=object))]
     named = [mark for mark in marks if mark]
     assert named and all(isinstance(mark, dict) and set(mark) <= set(PICKS) for mark in named)
-    if kind != "trail":
+    if kind not in MOVES:
         for mark in named:
             found = picked({"points": [{"customdata": mark}]}, TASKS)
             assert all(getattr(found, key) in (value, tuple(sorted(value))) for key, value in mark.items())

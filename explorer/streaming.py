@@ -175,21 +175,18 @@ class _References:
     ) -> None:
         self._bench, self._evaluator, self._models = bench, evaluator, models
         self._known, self._token = known, token
-        self._base = _loaded_once(models.base, bench.device.torch)
+        self._base = loaded_once(models.base, bench.device.torch)
 
     def catch_up(self, task: str, rounds: int) -> None:
         """Score base and expert on a task's first blocks, where they are not held already."""
-        expert = self._models.tasks[task]
-        # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
-        whole = expert if expert.config else replace(expert, config=self._models.base.config)
+        expert = expert_of(self._models, task)
         self._score(self._known.base, self._models.base, self._base, task, rounds)
-        self._score(self._known.expert, whole, _loaded_once(whole, self._bench.device.torch), task, rounds)
+        self._score(self._known.expert, expert, loaded_once(expert, self._bench.device.torch), task, rounds)
 
     def _score(
         self, scores: dict[str, TaskScore], checkpoint: Checkpoint, module: ModuleFor, task: str, rounds: int
     ) -> None:
-        # The same weights answer otherwise under another config (say, more heads), so both make the key.
-        key = f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
+        key = checkpoint_key(checkpoint)
         runs = self._evaluator.run(module, key=key, cancel=self._token, store=self._bench.store, tasks=[task])
         while (partial := _next(self._bench, self._token, runs)) is not None:
             scores[task] = partial.scores[task]
@@ -197,7 +194,18 @@ class _References:
                 return
 
 
-def _loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
+def expert_of(models: OpenModels, task: str) -> Checkpoint:
+    """A task's own fine-tune, as a model: given as one file it has the base's config, or it could not be merged."""
+    expert = models.tasks[task]
+    return expert if expert.config else replace(expert, config=models.base.config)
+
+
+def checkpoint_key(checkpoint: Checkpoint) -> str:
+    """The key of an unmerged checkpoint's answers: the same weights answer otherwise under another config."""
+    return f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
+
+
+def loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
     """A checkpoint's module, loaded when an answer is first needed; freed with the function that is returned."""
     held: list[nn.Module] = []
 

@@ -25,8 +25,12 @@ from viz.charts._pick import PICKS
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from chart_examples import EXAMPLES, TASKS, emptied, read
 from chart_matrix_examples import MATRIX_EXAMPLES
+from chart_sweep_examples import SWEEP_EXAMPLES
 
 EXAMPLES.update(MATRIX_EXAMPLES)
+EXAMPLES.update(SWEEP_EXAMPLES)
+SETTINGS = ("trail", *SWEEP_EXAMPLES)
+"""Results whose marks are settings of a merge and not parts of it."""
 
 MANY = tuple(f"task {i}" for i in range(20))
 EVIL = ("<b>bold</b>", "<script>alert(1)</script>", "a & b %{x}", "<a href='//evil.example'>x</a>")
@@ -56,7 +60,7 @@ def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
         "cosine_map", "mask_agreement_layers", "mask_overlap_pairs", "mask_upset", "matrix_interference_layers",
         "norm_profile", "scores", "sign_conflict_map", "sign_conflict_pairs", "singular_spectra",
-        "subspace_overlap_map", "task_positions", "trail", "trimming_curve",
+        "subspace_overlap_map", "sweep_curve", "sweep_map", "sweep_mix", "task_positions", "trail", "trimming_curve",
     )  # fmt: skip
 
 
@@ -208,7 +212,7 @@ def test_marks_say_what_a_click_on_them_selects(name: str, kind: str) -> None:
     marks = [m for t in drawn(name, kind)["data"] for m in np.ravel(np.array(t.get("customdata", []), dtype=object))]
     named = [mark for mark in marks if mark]
     assert named and all(isinstance(mark, dict) and set(mark) <= set(PICKS) for mark in named)
-    if kind != "trail":
+    if kind not in SETTINGS:
         for mark in named:
             found = picked({"points": [{"customdata": mark}]}, TASKS)
             assert all(getattr(found, key) in (value, tuple(sorted(value))) for key, value in mark.items())

@@ -39,6 +39,12 @@ class Axis:
         return float(low), float(high)
 
     @property
+    def usual(self) -> tuple[float, float]:
+        """The range to begin with: all that is legal, without what is below 0, where merging means forgetting."""
+        low, high = self.ends
+        return (max(0.0, low), high) if high > 0 else (low, high)
+
+    @property
     def step(self) -> float:
         """What a control of it moves by; 0 where the declaration does not say."""
         allowed = self.spec.allowed

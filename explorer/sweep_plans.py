@@ -79,13 +79,27 @@ class Sweep:
     def fits(self, recipe: Recipe) -> bool:
         """Whether the axes are those of this recipe: the same models, method and add-ons."""
         own = self.recipe
-        same = models_of(recipe) == models_of(own) and recipe.method == own.method
+        same = self.of_models(recipe) and recipe.method == own.method
         return same and [n for n, _ in recipe.add_ons] == [n for n, _ in own.add_ons]
+
+    def of_models(self, recipe: Recipe) -> bool:
+        """Whether the recipe merges the same weights."""
+        return models_of(recipe) == models_of(self.recipe)
 
     def explores(self, recipe: Recipe) -> bool:
         """Whether this recipe differs from the sweep's in what is swept alone, so that its place means something."""
         place = self.place_of(recipe)
         return place is not None and settled(_put(self, place)) == settled(recipe)
+
+    def continues(self, other: Sweep) -> bool:
+        """Whether what this sweep scored is what the other one asks for: its own points may then be kept."""
+        names = [[a.name for a in s.axes] for s in (self, other)]
+        alike = names[0] == names[1] and (self.grid, self.total, self.rounds) == (other.grid, other.total, other.rounds)
+        return alike and self.fits(other.recipe) and self._landscape() == other._landscape()
+
+    def _landscape(self) -> tuple[Any, ...]:
+        """What decides the weights of the first cell, and so of every other one on the same grid."""
+        return settled(self.recipe_at(self.cells[0]))
 
 
 def plan_curve(recipe: Recipe, axis: str, *, low: float, high: float, points: int, rounds: int | None = 1) -> Sweep:
@@ -157,8 +171,8 @@ def _check_ends(axis: Axis, low: Any, high: Any) -> None:
 
 
 def _count_problems(kind: str, what: str, given: Any) -> list[str]:
-    whole = isinstance(given, (int, float)) and not isinstance(given, bool) and given == int(given or 0)
-    if whole and 2 <= given <= MOST_POINTS[kind]:
+    number = isinstance(given, (int, float)) and not isinstance(given, bool) and math.isfinite(given)
+    if number and given == int(given) and 2 <= given <= MOST_POINTS[kind]:
         return []
     must = f"{what} must be a whole number in [2, {MOST_POINTS[kind]}]"
     return [sentence("sweep", must, repr(given), "Fewer points are quicker.")]

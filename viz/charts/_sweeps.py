@@ -18,7 +18,9 @@ from viz.style import percent
 
 Measure = Annotated[
     str,
-    Choice("mean", "normalized", "worst", labels=("mean accuracy", "mean, % of experts", "worst task, % of its expert")),
+    Choice(
+        "mean", "normalized", "worst", labels=("mean accuracy", "mean, % of experts", "worst task, % of its expert")
+    ),
     "what is compared",
 ]
 Place = Any
@@ -54,13 +56,13 @@ def shown(result: Result, measure: str, task: Name) -> Shown:
     nothing = np.full(len(rows), np.nan)
     chance = {t: float(c) for t, c in known.get("chance", {}).items() if t in result.tasks}
     if task is not None:
-        ends = [rows[f"{end}:{task}"].to_numpy(dtype=float) for end in ("accuracy", "low", "high")]
-        return Shown(rows, *ends, f"accuracy of {cut(task, 24)}", False, chance.get(task, math.nan))
+        value, low, high = (rows[f"{end}:{task}"].to_numpy(dtype=float) for end in ("accuracy", "low", "high"))
+        return Shown(rows, value, low, high, f"accuracy of {cut(task, 24)}", False, chance.get(task, math.nan))
     values = rows[measure].to_numpy(dtype=float)
     if measure == "mean":
-        ends = [rows[end].to_numpy(dtype=float) for end in ("low", "high")]
+        low, high = (rows[end].to_numpy(dtype=float) for end in ("low", "high"))
         level = float(np.mean(list(chance.values()))) if chance else math.nan
-        return Shown(rows, values, *ends, "mean accuracy", False, level)
+        return Shown(rows, values, low, high, "mean accuracy", False, level)
     experts = known.get("experts", {})
     shares = [c / experts[t] for t, c in chance.items() if experts.get(t)]
     if measure == "worst":
@@ -133,7 +135,7 @@ def caption(result: Result, measure: str, task: Name, current: Place) -> str:
         inside = int(np.sum(what.values >= what.low[top])) - 1
         ends = f"{percent(what.low[top])} to {percent(what.high[top])}"
         asides.append(f"95 % interval {ends}, which does not include the choice of the best")
-        asides.append(f"{inside} other point{' lies' if inside == 1 else 's lie'} within it")
+        asides.append(f"{inside or 'no'} other point{' lies' if inside < 2 else 's lie'} within it")
     if math.isfinite(what.chance):
         asides.append(f"chance {percent(what.chance)}")
     return f"{said} ({'; '.join(asides)})." if asides else f"{said}."

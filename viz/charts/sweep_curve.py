@@ -34,8 +34,8 @@ from viz.style import NEUTRAL, NEUTRAL_FAINT, task_colour, task_symbol
 HOW = (
     "One point per value of the control; every other setting is as it was when the sweep was started. Thin lines: "
     "each task. Thick line: the number that is compared; its band is the 95 % interval over examples (bootstrap for "
-    f"the mean, Wilson for one task). {HONEST}Dotted: chance, what guessing gives. The points at the ends and in between "
-    "come first, then those between them. Click a point, or drag the cursor along the curve, to set the control; with "
+    f"the mean, Wilson for one task). {HONEST}Dotted: chance, what guessing gives. Points far apart come first, then "
+    "those between them. Click a point, or drag the cursor along the curve, to set the control; with "
     "the keyboard, arrow keys move the cursor and Enter sets it."
 )
 Colours = Mapping[str, str] | None

@@ -61,7 +61,7 @@ def sweep_map(result: Result, *, measure: Measure = "mean", task: Name = None, c
         picks[j, i] = {"cell": [int(i), int(j)]}
         one, row = int(nearest[j, i]), int(scored[j, i])
         near = [float(what.rows.iloc[one][c]) for c in "xy"] if one >= 0 else None
-        told[j, i] = hover(result, what, row) if row >= 0 else not_scored(result, (xs[i], ys[j]), near)
+        told[j, i] = hover(result, what, row) if row >= 0 else not_scored(result, [float(xs[i]), float(ys[j])], near)
     ground(figure).add_heatmap(
         z=np.where(scored >= 0, np.nan, standing), opacity=0.45, showscale=False, hoverinfo="skip", name="coarse",
         **common,
@@ -120,9 +120,7 @@ def _cursor(
 ) -> None:
     """Where the panel may put its ring: every cell; and where the present setting lies, between cells too."""
     (across, up), (xs, ys) = axes(result)[:2], grids
-    points = [
-        {"x": i, "y": j, "value": [i, j], "text": texts[j][i]} for j in range(len(ys)) for i in range(len(xs))
-    ]
+    points = [{"x": i, "y": j, "value": [i, j], "text": texts[j][i]} for j in range(len(ys)) for i in range(len(xs))]
     at = None
     if place and xs.min() <= place[0] <= xs.max() and ys.min() <= place[1] <= ys.max():
         at = [float(np.interp(p, values, np.arange(len(values)))) for p, values in zip(place, grids, strict=True)]

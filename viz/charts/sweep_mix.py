@@ -36,8 +36,8 @@ HOW = (
     "Three tasks share a fixed total. In a corner one task gets all of it; on the opposite edge it gets nothing; in "
     "the middle all get a third. Other tasks and settings are as they were when the sweep was started. Points with an "
     "edge are scored; paler ones take the colour of the nearest scored point until their own turn comes; hollow dots "
-    f"are still unknown. {HONEST}The colours run from the lowest to the highest number here, so look at the bar before you "
-    "trust a contrast, and at the caption for what chance gives. Click a point, or drag the ring to it, to set the "
+    f"are still unknown. {HONEST}The colours run from the lowest to the highest number here, so look at the bar before "
+    "you trust a contrast, and at the caption for what chance gives. Click a point, or drag the ring to it, to set the "
     "three coefficients; arrow keys move the ring and Enter sets it."
 )
 HEIGHT = math.sqrt(3) / 2
@@ -61,7 +61,7 @@ def sweep_mix(result: Result, *, measure: Measure = "mean", task: Name = None, c
                "title": {"text": f"share of {short(three[2]['task'], 20)}"}},
     )  # fmt: skip
     _triangle(figure, three, total, steps)
-    cells = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
+    cells: list[tuple[int, ...]] = [(i, j, steps - i - j) for i in range(steps + 1) for j in range(steps + 1 - i)]
     look = _look(what, steps)
     _unknown(figure, result, cells, what, look)
     _scored(figure, result, what, look)

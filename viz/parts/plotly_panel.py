@@ -41,8 +41,8 @@ with assets.no_stub_file():
         `{"name": ..., "points": [{"x", "y", "z", "customdata", "curveNumber", "pointNumber"}, ...]}`
         in `gr.EventData._data`; `viz.charts.picked` reads it. Where the figure's `layout.meta["handle"]` asks for a
         slider on a scale inside it, the event `drag` carries `{"name", "argument", "value", "turn"}`: the chart's
-        argument and its new value (`read_drag` checks it). So does `layout.meta["cursor"]`, a ring that is put on one of
-        many points: its value is that point's. Use it as an output only; bind events with
+        argument and its new value (`read_drag` checks it). So does a ring that is put on one of many points, where
+        `layout.meta["cursor"]` asks for it: its value is that point's. Use it as an output only; bind events with
         `show_progress="hidden"`.
         """
 

@@ -53,9 +53,10 @@ function showCursor(at, telling, exactly) {
   cursor.style.left = on.left + "px";
   cursor.style.top = (cursor.dataset.along === "x" ? Number(cursor.dataset.middle) : on.top) + "px";
   cursor.setAttribute("aria-valuenow", String(spots.indexOf(at) + 1));
-  cursor.setAttribute("aria-valuetext", at.text + (exactly || !telling ? "" : ", not set yet: press Enter"));
+  const between = exactly && Math.hypot(exactly.left - at.left, exactly.top - at.top) > 3 ? "near " : "";
+  cursor.setAttribute("aria-valuetext", between + at.text + (telling ? ", not set yet: press Enter" : ""));
   cursorWords.hidden = !telling;
-  cursorWords.textContent = at.text;
+  cursorWords.textContent = between + at.text;
   const right = on.left > panel.plot.clientWidth / 2;
   Object.assign(cursorWords.style, {
     left: right ? "" : on.left + 18 + "px", right: right ? panel.plot.clientWidth - on.left + 18 + "px" : "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,14 +20,22 @@ class Turns:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
+        self._live, self._live_ended = 0, 0.0
+
+    @property
+    def calm_seconds(self) -> float:
+        """How long nobody has wanted the device for a live answer; 0 while somebody does."""
+        with self._lock:
+            return 0.0 if self._live else time.monotonic() - self._live_ended
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for one's turn on the device."""
+    def turn(self, *, live: bool = True) -> Iterator[None]:
+        """Wait for one's turn on the device; `live` is False for work that nobody waits for."""
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
             self._waiting[0].set()
+            self._live += live
         try:
             mine.wait()
             yield
@@ -35,15 +44,21 @@ class Turns:
                 self._waiting.remove(mine)
                 if self._waiting:
                     self._waiting[0].set()
+                if live:
+                    self._live, self._live_ended = self._live - 1, time.monotonic()
 
 
 @dataclass(eq=False)
 class Slot:
-    """What one browser tab holds: its session, its newest request, and its live model once there is one."""
+    """What one browser tab holds: its session, its newest request, and its live model once there is one.
+
+    `background` stops what runs beside the live requests, such as a sweep: those do not stop it, closing the tab does.
+    """
 
     id: str
     session: Session
     token: CancelToken = field(default_factory=CancelToken)
+    background: CancelToken = field(default_factory=CancelToken)
     live: LiveModel | None = None
     lock: threading.RLock = field(default_factory=threading.RLock)
     latest: tuple[int, int] = (0, 0)
@@ -82,10 +97,18 @@ class Slot:
             self.token = CancelToken()
             return self.token
 
+    def newest_in_background(self) -> CancelToken:
+        """A token for new work in the background; the work before it is asked to stop."""
+        with self.lock:
+            self.background.cancel()
+            self.background = CancelToken()
+            return self.background
+
     def free(self) -> None:
         """Stop the work and let go of the live model; the session stays."""
         with self.lock:
             self.newest()
+            self.background.cancel()
             self.live = None
             if self.aside:
                 self.aside.free()

@@ -181,20 +181,19 @@ class _References:
     ) -> None:
         self._bench, self._evaluator, self._models = bench, evaluator, models
         self._known, self._token = known, token
-        self._base = _loaded_once(models.base, bench.device.torch)
+        self._base = loaded_once(models.base, bench.device.torch)
 
     def catch_up(self, task: str, rounds: int) -> None:
         """Score base and expert on a task's first blocks, where they are not held already."""
-        whole = expert_of(self._models, task)
+        expert = expert_of(self._models, task)
         self._score(self._known.base, self._models.base, self._base, task, rounds)
-        self._score(self._known.expert, whole, _loaded_once(whole, self._bench.device.torch), task, rounds)
+        self._score(self._known.expert, expert, loaded_once(expert, self._bench.device.torch), task, rounds)
 
     def _score(
         self, scores: dict[str, TaskScore], checkpoint: Checkpoint, module: ModuleFor, task: str, rounds: int
     ) -> None:
-        runs = self._evaluator.run(
-            module, key=answers_key(checkpoint), cancel=self._token, store=self._bench.store, tasks=[task]
-        )
+        key = checkpoint_key(checkpoint)
+        runs = self._evaluator.run(module, key=key, cancel=self._token, store=self._bench.store, tasks=[task])
         while (partial := _next(self._bench, self._token, runs)) is not None:
             scores[task] = partial.scores[task]
             if partial.round >= rounds:
@@ -202,19 +201,17 @@ class _References:
 
 
 def expert_of(models: OpenModels, task: str) -> Checkpoint:
-    """A task's own fine-tune as a model that can answer."""
+    """A task's own fine-tune, as a model: given as one file it has the base's config, or it could not be merged."""
     expert = models.tasks[task]
-    # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
     return expert if expert.config else replace(expert, config=models.base.config)
 
 
-def answers_key(checkpoint: Checkpoint) -> str:
-    """What the answers of an unmerged checkpoint are held under."""
-    # The same weights answer otherwise under another config (say, more heads), so both make the key.
+def checkpoint_key(checkpoint: Checkpoint) -> str:
+    """The key of an unmerged checkpoint's answers: the same weights answer otherwise under another config."""
     return f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
 
 
-def _loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
+def loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
     """A checkpoint's module, loaded when an answer is first needed; freed with the function that is returned."""
     held: list[nn.Module] = []
 

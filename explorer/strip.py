@@ -19,7 +19,7 @@ from explorer.recipe import Recipe
 from explorer.results import Result, count, number, text
 from explorer.seeds import stable_seed
 from explorer.store import Store
-from explorer.streaming import answers_key, expert_of
+from explorer.streaming import checkpoint_key, expert_of
 from explorer.workbench import Slot, Workbench
 
 EXAMPLES = 8
@@ -93,7 +93,7 @@ def _known(
     store: Store, evaluator: Evaluator, models: OpenModels, settings: dict[str, str], task: str
 ) -> dict[str, TaskScore]:
     """What each model is known to answer to a task's examples."""
-    keys = {"base": answers_key(models.base), "expert": answers_key(expert_of(models, task)), **settings}
+    keys = {"base": checkpoint_key(models.base), "expert": checkpoint_key(expert_of(models, task)), **settings}
     found = {name: _held(evaluator, task, key, store) for name, key in keys.items()}
     return {name: score for name, score in found.items() if score is not None}
 

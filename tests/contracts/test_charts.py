@@ -26,10 +26,12 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
 from chart_examples import EXAMPLES, TASKS, emptied, read
 from chart_history_examples import HISTORY_EXAMPLES
 from chart_matrix_examples import MATRIX_EXAMPLES
+from chart_sweep_examples import SWEEP_EXAMPLES
 from chart_why_examples import WHY_EXAMPLES
 
-EXAMPLES.update({**MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES})
-MOVES = ("trail", "settings")
+EXAMPLES.update({**MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES, **SWEEP_EXAMPLES})
+MOVES = ("trail", "settings", *SWEEP_EXAMPLES)
+"""Results whose marks are settings of a merge and not parts of it."""
 
 MANY = tuple(f"task {i}" for i in range(20))
 EVIL = ("<b>bold</b>", "<script>alert(1)</script>", "a & b %{x}", "<a href='//evil.example'>x</a>")
@@ -59,8 +61,8 @@ def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
         "ab_difference", "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers",
         "mask_overlap_pairs", "mask_upset", "matrix_interference_layers", "norm_profile", "scores", "settings_parallel",
-        "sign_conflict_map", "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "task_positions",
-        "trail", "trimming_curve",
+        "sign_conflict_map", "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "sweep_curve",
+        "sweep_map", "sweep_mix", "task_positions", "trail", "trimming_curve",
     )  # fmt: skip
 
 
@@ -161,7 +163,7 @@ def test_captions_are_one_sentence_with_the_chance_level(name: str, kind: str) -
     assert caption.endswith(".") and not re.search(r"[.!?]\s+[A-Z]", caption) and "nan" not in caption
     assert len(caption) < 320 and "<" not in caption
     # A merge has no chance level: it is told beside what plain averaging would give.
-    assert ("plain averaging" if kind == "contributions" else "chance") in caption or kind in MOVES
+    assert ("plain averaging" if kind == "contributions" else "chance") in caption or kind in ("trail", "settings")
 
 
 @pytest.mark.parametrize("own", list(CHARTS), ids=lambda c: c.name)

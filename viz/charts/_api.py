@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from explorer.results import Result
 
 SUPPLIED = ("pair", "task", "layer", "kind", "colours", "current")
-"""Arguments that the page passes in and no control sets: what is selected, task colours, the current move.
+"""Arguments that the page passes in and no control sets: what is selected, task colours, the current move (or, of a
+sweep, the numbers of the present setting).
 
 The selection is a pair or a task, and a layer, a kind of module or both (`viz.charts.Selection`). A layer or kind
 that a result does not hold marks nothing, because figures of different models may stand side by side.

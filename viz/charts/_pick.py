@@ -8,6 +8,7 @@ Every mark of a chart that stands for something selectable carries a dict as its
     {"layer": name, "kind": name}       a cell of both
     {"task": name, "layer": name}       a task in a layer
     {"move": number}                    a step of the history; it selects nothing here
+    {"cell": [number, ...]}             a point of a sweep; it selects nothing here either
 
 A mark that stands for the whole model, or for nothing that can be selected, carries None.
 """
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-PICKS = ("task", "pair", "layer", "kind", "move")
+PICKS = ("task", "pair", "layer", "kind", "move", "cell")
 """The keys that `customdata` of a mark may have."""
 
 _LONGEST = 500

@@ -98,16 +98,22 @@ async function draw() {
     await Plotly.react(panel.host, structuredClone(current.figure.data), dressed(current.figure.layout), config);
     if (!listening) {
       panel.host.on("plotly_click", picked);
-      panel.host.on("plotly_afterplot", placeHandle);
+      panel.host.on("plotly_afterplot", placeMarks);
     }
     listening = true;
-    placeHandle();
+    placeMarks();
     panel.host.dataset.drawn = String(Number(panel.host.dataset.drawn || 0) + 1);
   } catch (error) {
     console.error("PlotlyPanel:", error);
     panel.root.classList.add("is-empty");
     setText(panel.empty, "This figure could not be drawn: " + error.message);
   }
+}
+
+// What lies on the figure and is not plotly's: the slider and the cursor.
+function placeMarks() {
+  placeHandle();
+  placeCursor();
 }
 
 // Tells Python which marks were clicked.

@@ -22,6 +22,7 @@ _THEMES: tuple[style.Theme, ...] = ("light", "dark")
 _SCRIPT = assets.script(
     "plotly_panel.js",
     "plotly_panel_handle.js",
+    "plotly_panel_cursor.js",
     "plotly_panel_files.js",
     css="plotly_panel.css",
     TEMPLATES={theme: style.template(theme).to_plotly_json() for theme in _THEMES},
@@ -40,7 +41,8 @@ with assets.no_stub_file():
         `{"name": ..., "points": [{"x", "y", "z", "customdata", "curveNumber", "pointNumber"}, ...]}`
         in `gr.EventData._data`; `viz.charts.picked` reads it. Where the figure's `layout.meta["handle"]` asks for a
         slider on a scale inside it, the event `drag` carries `{"name", "argument", "value", "turn"}`: the chart's
-        argument and its new value (`read_drag` checks it). Use it as an output only; bind events with
+        argument and its new value (`read_drag` checks it). So does a ring that is put on one of many points, where
+        `layout.meta["cursor"]` asks for it: its value is that point's. Use it as an output only; bind events with
         `show_progress="hidden"`.
         """
 

@@ -9,6 +9,8 @@ import gradio as gr
 import pandas as pd
 
 from explorer.errors import Cancelled, ExplorerError
+from explorer.executor import CancelToken
+from explorer.noting import models_key, noted
 from explorer.recipe import Recipe
 from explorer.results import Result, number, text
 from explorer.session import change, remember
@@ -101,53 +103,51 @@ class MergePlace:
         slot.session = change(slot.session, recipe)
         return self.show(recipe, mixer)
 
-    def moved(self, slot: Slot, mixer: Any, controls: Any, method: str, *, keep: bool) -> Iterator[list[Any]]:
-        """Updates for what the controls say now; `keep` makes it a step of undo and of the trail."""
+    def moved(self, slot: Slot, mixer: Any, controls: Any, method: str, *, keep: bool) -> Recipe | None:
+        """The recipe that the controls say now; `keep` makes it a step of undo. None for what came too late.
+
+        Raises ExplorerError for values out of range.
+        """
         if not slot.is_news(turn_of(mixer, controls), int(keep)):
-            yield [gr.skip()] * 4
-            return
-        try:
-            specs, before = self.bench.method(method).specs, slot.session.recipe
-            names, past = self.names(before), slot.session.past
-            recipe = recipe_from(before, method, specs, mixer, controls, names=names, past=past)
-        except ExplorerError as error:
-            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
-            return
+            return None
+        specs, before = self.bench.method(method).specs, slot.session.recipe
+        names, past = self.names(before), slot.session.past
+        recipe = recipe_from(before, method, specs, mixer, controls, names=names, past=past)
         if keep:
             slot.session = change(slot.session, recipe)
-        yield from self.updates(slot, recipe, keep=keep)
+        return recipe
 
-    def added(self, slot: Slot, add_ons: Any, *, keep: bool) -> Iterator[list[Any]]:
-        """Updates for what the add-ons' controls say now."""
+    def added(self, slot: Slot, add_ons: Any, *, keep: bool) -> Recipe | None:
+        """The recipe with what the add-ons' controls say now; see `moved`."""
         if not slot.is_news(turn_of(add_ons), int(keep)):
-            yield [gr.skip()] * 4
-            return
-        try:
-            recipe = with_add_ons(slot.session.recipe, add_ons)
-        except ExplorerError as error:
-            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
-            return
+            return None
+        recipe = with_add_ons(slot.session.recipe, add_ons)
         if keep:
             slot.session = change(slot.session, recipe)
-        yield from self.updates(slot, recipe, keep=keep)
+        return recipe
 
-    def updates(self, slot: Slot, recipe: Recipe, *, keep: bool) -> Iterator[list[Any]]:
-        """Scores of a recipe as they come in, until a newer request takes over."""
-        token = slot.newest()
-        yield [gr.skip(), gr.skip(), {"stale": True}, gr.skip()]
+    def scored(
+        self, slot: Slot, recipe: Recipe, token: CancelToken, *, keep: bool, merge_seconds: float
+    ) -> Iterator[tuple[list[Any], LiveUpdate | None]]:
+        """Scores of a recipe as they come in, and the updates of `outputs`, until a newer request takes the token.
+
+        `keep` makes it a step of the trail and of the history; `merge_seconds` is what its merge has taken already.
+        """
         try:
-            for update in stream(self.bench, slot, recipe, token):
+            for update in stream(self.bench, slot, recipe, token, merge_seconds=merge_seconds):
                 if keep and update.summary.tasks:
                     method = self.bench.method(recipe.method)
                     earlier = [m for m in slot.session.trail if m.recipe != recipe]
                     defaults = {s.name: s.default for s in method.specs}
                     label = describe_change(earlier[-1].recipe if earlier else None, recipe, method.title, defaults)
-                    slot.session = remember(slot.session, update.move(label))
-                yield self._shown(slot, update)
+                    models = models_key(self.bench, recipe)
+                    with slot.lock:
+                        slot.session = noted(remember(slot.session, update.move(label)), update, models)
+                yield self._shown(slot, update), update
         except Cancelled:
-            yield [gr.skip()] * 4
+            yield [gr.skip()] * 4, None
         except ExplorerError as error:
-            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()]
+            yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()], None
 
     def _shown(self, slot: Slot, update: LiveUpdate) -> list[Any]:
         if not update.scores.tasks:

@@ -11,21 +11,28 @@ from typing import Any
 import gradio as gr
 
 from explorer.errors import ExplorerError
+from explorer.recipe import Recipe
 from explorer.session import change, from_link, redo, undo, with_models
 from explorer.workbench import Slot, Workbench
 from viz.overview_cards import CSS as OVERVIEW_CSS
 from viz.panels import words
 from viz.panels.export import ExportPlace
+from viz.panels.history import HistoryPlace
 from viz.panels.interference import InterferencePlace
 from viz.panels.interference_events import watcher
+from viz.panels.live_events import LiveEvents
 from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
 from viz.panels.settings import turn_of
+from viz.panels.sweep import SweepPlace
 from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
 from viz.panels.topics import TAB_OF
 from viz.panels.views import PLACES
+from viz.panels.why import CSS as WHY_CSS
+from viz.panels.why import WhyPlace
+from viz.parts import HistoryKeeper
 
-CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS)
+CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS, WHY_CSS)
 SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8").replace("TOPICS", json.dumps(TAB_OF), 1)
 LIVE: dict[str, Any] = {
     "trigger_mode": "multiple",
@@ -38,7 +45,7 @@ LIVE: dict[str, Any] = {
 def build(bench: Workbench) -> gr.Blocks:
     """The whole page over one workbench."""
     with gr.Blocks(title="Task Interference Explorer", analytics_enabled=False, fill_width=True) as page:
-        bar = TopBar(bench)
+        bar, keeper = TopBar(bench), HistoryKeeper(elem_id="history-keeper")
         with gr.Tabs(elem_id="places") as places:
             with gr.Tab("Models", id="models") as models_tab:
                 models = ModelsPlace(bench)
@@ -46,9 +53,21 @@ def build(bench: Workbench) -> gr.Blocks:
                 interference = InterferencePlace(bench)
             with gr.Tab("Merge", id="merge") as merge_tab:
                 merge = MergePlace(bench)
+                with gr.Tabs(elem_id="merge-topics"):
+                    with gr.Tab("Why", id="why"):
+                        why = WhyPlace(bench)
+                    with gr.Tab("History", id="history"):
+                        history = HistoryPlace(bench, keeper)
+                    with gr.Tab("Sweep", id="sweep"):
+                        sweep = SweepPlace(bench)
                 export = ExportPlace(bench)
+
+        def slot_of(request: gr.Request) -> Slot:
+            return bench.slot(str(request.session_hash))
+
         tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
-        _Wiring(bench, bar, models, interference, merge, export).connect(page, places, tabs)
+        events = LiveEvents(bench, bar, merge, export, why, history, sweep, slot_of, LIVE)
+        _Wiring(bench, models, interference, events).connect(page, places, tabs)
     return page
 
 
@@ -63,26 +82,17 @@ class _Wiring:
     """Which event leads to which update. Every callback finds its session by the browser tab's id."""
 
     def __init__(
-        self,
-        bench: Workbench,
-        bar: TopBar,
-        models: ModelsPlace,
-        interference: InterferencePlace,
-        merge: MergePlace,
-        export: ExportPlace,
+        self, bench: Workbench, models: ModelsPlace, interference: InterferencePlace, events: LiveEvents
     ) -> None:
-        self.bench, self.bar, self.models = bench, bar, models
-        self.interference, self.merge, self.export = interference, merge, export
-        self.history = [bar.undo, bar.redo]
-        set_by_code = [*merge.settings, merge.about, merge.add_ons]
-        self.shown = [bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
-        self.live = [*merge.outputs, *self.history, export.recipe, export.rounding]
-
-    def slot(self, request: gr.Request) -> Slot:
-        return self.bench.slot(str(request.session_hash))
+        self.bench, self.models, self.interference, self.events = bench, models, interference, events
+        self.bar, self.merge, self.sweep = events.bar, events.merge, events.sweep
+        set_by_code = [*self.merge.settings, self.merge.about, self.merge.add_ons, *self.sweep.chosen_by_code]
+        self.shown = [self.bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
+        self.slot = events.slot_of
 
     def connect(self, page: gr.Blocks, places: gr.Tabs, tabs: Mapping[str, gr.Tab]) -> None:
         """Bind every event."""
+        self._connect_other_settings()
         self._after(page.load(self.start, None, [bar_note := self.bar.note, places, *self.shown], **LIVE))
         for name, tab in tabs.items():
             tab.select(self._opening(name), None, None, **LIVE)
@@ -96,7 +106,7 @@ class _Wiring:
         self.models.upload.upload(self.receive, self.models.upload, [self.models.form_note, self.models.tasks], **LIVE)
         self.models.refresh.click(self.look_again, None, [self.models.base, self.models.tasks], **LIVE)
         self.interference.connect(self.slot, LIVE)
-        self._connect_merge()
+        self.events.connect()
         for button, step in ((self.bar.undo, undo), (self.bar.redo, redo)):
             self._after(button.click(self.walk(step), self.merge.mixer, [bar_note, *self.shown], **LIVE))
         copied = self.bar.copy.click(self.link, None, self.bar.link, **LIVE)
@@ -113,19 +123,18 @@ class _Wiring:
         event.then(self.all_figures, None, self.interference.outputs, **LIVE)
         place = self.interference
         event.then(watcher(place, self.slot), None, [place.status, place.stop], **LIVE)
-        event.then(self.rescore, None, self.live, **LIVE)
+        self.events.follow(event.then(self.events.rescore, None, self.events.outputs, **LIVE))
 
-    def _connect_merge(self) -> None:
-        place, export = self.merge, self.export
-        gr.on([place.mixer.input, place.controls.input], self.dragged, place.settings, self.live, **LIVE)
-        gr.on([place.mixer.release, place.controls.release], self.released, place.settings, self.live, **LIVE)
-        gr.on(place.add_ons.input, self.adding, place.add_ons, self.live, **LIVE)
-        gr.on(place.add_ons.release, self.added, place.add_ons, self.live, **LIVE)
-        shown = [*place.settings, place.about, place.add_ons]
-        switched = place.method.input(self.switch, [place.method, place.mixer], shown, **LIVE)
-        switched.then(self.rescore_kept, None, self.live, **LIVE)
-        export.dtype.input(self.set_dtype, export.dtype, None, **LIVE).then(self.rescore_kept, None, self.live, **LIVE)
-        export.write.click(self.write, [export.name, export.replace], [export.note, export.zip], **LIVE)
+    def _connect_other_settings(self) -> None:
+        """The session's recipe may also come from the history or from a point of a sweep."""
+        shown = [self.bar.note, *self.shown]
+
+        def restored(event: Any) -> None:
+            self._after(event.then(self.show_again, self.merge.mixer, shown, **LIVE))
+
+        self.events.history.connect(self.slot, LIVE, restored)
+        for event in self.sweep.connect(self.slot, LIVE, self.take, shown):
+            self._after(event)
 
     # Callbacks. The first argument after self comes from the page; `request` says which tab it is.
 
@@ -156,7 +165,18 @@ class _Wiring:
         recipe = slot.session.recipe
         status, table = self.models.show(recipe)
         choices = self.interference.choices(slot)
-        return [self.bar.describe(recipe), status, table, *choices, *self.merge.show(recipe, mixer)]
+        controls = [*self.merge.show(recipe, mixer), *self.sweep.show(slot)]
+        return [self.bar.describe(recipe), status, table, *choices, *controls]
+
+    def show_again(self, mixer: Any, request: gr.Request) -> list[Any]:
+        """The controls for the session's recipe, which was set elsewhere."""
+        return ["", *self._show(self.slot(request), mixer)]
+
+    def take(self, slot: Slot, recipe: Recipe) -> list[Any]:
+        """Make a recipe the session's; it can be undone."""
+        with slot.lock:
+            slot.session = change(slot.session, recipe)
+        return ["", *self._show(slot, None)]
 
     def open_models(
         self, base: str, tasks: list[str], policy: str, download: bool, mixer: Any, request: gr.Request
@@ -198,56 +218,6 @@ class _Wiring:
     def all_figures(self, request: gr.Request) -> Iterator[list[Any]]:
         """Every figure of the place Interference."""
         yield from self.interference.everything(self.slot(request))
-
-    def dragged(self, mixer: Any, controls: Any, method: str, request: gr.Request) -> Iterator[list[Any]]:
-        """A control is being moved."""
-        slot = self.slot(request)
-        yield from self._with_history(slot, self.merge.moved(slot, mixer, controls, method, keep=False))
-
-    def released(self, mixer: Any, controls: Any, method: str, request: gr.Request) -> Iterator[list[Any]]:
-        """A control was let go: a step of undo and of the trail."""
-        slot = self.slot(request)
-        yield from self._with_history(slot, self.merge.moved(slot, mixer, controls, method, keep=True))
-
-    def adding(self, add_ons: Any, request: gr.Request) -> Iterator[list[Any]]:
-        """A setting of an add-on is being moved."""
-        slot = self.slot(request)
-        yield from self._with_history(slot, self.merge.added(slot, add_ons, keep=False))
-
-    def added(self, add_ons: Any, request: gr.Request) -> Iterator[list[Any]]:
-        """An add-on was switched or its setting let go."""
-        slot = self.slot(request)
-        yield from self._with_history(slot, self.merge.added(slot, add_ons, keep=True))
-
-    def switch(self, method: str, mixer: Any, request: gr.Request) -> list[Any]:
-        """Another method."""
-        return self.merge.switch(self.slot(request), method, mixer)
-
-    def rescore(self, request: gr.Request) -> Iterator[list[Any]]:
-        """Scores of the session's recipe; part of the trail only when the trail is empty."""
-        slot = self.slot(request)
-        keep = not slot.session.trail
-        yield from self._with_history(slot, self.merge.updates(slot, slot.session.recipe, keep=keep))
-
-    def rescore_kept(self, request: gr.Request) -> Iterator[list[Any]]:
-        """Scores of the session's recipe as a step of the trail."""
-        slot = self.slot(request)
-        yield from self._with_history(slot, self.merge.updates(slot, slot.session.recipe, keep=True))
-
-    def _with_history(self, slot: Slot, updates: Iterator[list[Any]]) -> Iterator[list[Any]]:
-        for update in updates:
-            yield [*update, *self.bar.history(slot), slot.session.recipe.to_yaml(), ""]
-        yield [*[gr.skip()] * (len(self.live) - 1), self.export.left(slot)]
-
-    def set_dtype(self, shown: str, request: gr.Request) -> None:
-        """The dtype of the export, which is also what is scored."""
-        slot = self.slot(request)
-        recipe = replace(slot.session.recipe, dtype=self.export.dtype_of(shown))
-        slot.session = change(slot.session, recipe)
-
-    def write(self, name: str, overwrite: bool, request: gr.Request) -> Iterator[list[Any]]:
-        """Export the model."""
-        yield from self.export.run(self.slot(request), name, overwrite)
 
     def link(self, request: gr.Request) -> str:
         """The link to this setting."""

@@ -167,8 +167,8 @@ def joined(history: History, kept: Sequence[Setting]) -> History:
         pin = theirs.pinned and models not in pinned
         room[models] -= starred
         pinned |= {models} if pin else set()
-        flags = {"starred": mine.starred or starred, "pinned": mine.pinned or pin}
-        whole[theirs.id] = replace(mine, name=mine.name or theirs.name, **flags)
+        name, starred, pin = mine.name or theirs.name, mine.starred or starred, mine.pinned or pin
+        whole[theirs.id] = replace(mine, name=name, starred=starred, pinned=pin)
     return _bounded(replace(history, settings=tuple(sorted(whole.values(), key=lambda s: s.when))))
 
 

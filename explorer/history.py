@@ -150,21 +150,26 @@ def note(history: History, setting: Setting) -> History:
 
 
 def joined(history: History, kept: Sequence[Setting]) -> History:
-    """The history with what a browser has kept, in order of time; what is known or was deleted here stays as it is.
+    """The history with what a browser has kept, in order of time. What was deleted here stays away.
 
-    The bounds hold again afterwards: beyond MAX_STARRED the oldest lose their star, and one pin per models stays.
+    A setting that both know has its scores from here, and a name, star or pin that either gave it. The bounds hold
+    again afterwards: beyond MAX_STARRED the oldest of the browser's lose their star, and a pin of here goes first.
     """
-    known = {s.id for s in history.settings} | set(history.removed)
-    new = {s.id: s for s in kept if s.id not in known}
+    known = {s.id: s for s in history.settings}
     pinned = {s.models for s in history.settings if s.pinned}
-    room = {m: MAX_STARRED - sum(s.starred for s in history.of(m)) for m in {s.models for s in new.values()}}
-    taken = []
-    for one in sorted(new.values(), key=lambda s: s.when, reverse=True):
-        starred, pin = one.starred and room[one.models] > 0, one.pinned and one.models not in pinned
-        room[one.models] -= starred
-        pinned |= {one.models} if pin else set()
-        taken.append(replace(one, starred=starred, pinned=pin))
-    return _bounded(replace(history, settings=tuple(sorted((*history.settings, *taken), key=lambda s: s.when))))
+    room = {m: MAX_STARRED - sum(s.starred for s in history.of(m)) for m in {s.models for s in kept}}
+    whole = dict(known)
+    for theirs in sorted(kept, key=lambda s: s.when, reverse=True):
+        if theirs.id in history.removed:
+            continue
+        mine, models = whole.get(theirs.id, replace(theirs, name="", starred=False, pinned=False)), theirs.models
+        starred = theirs.starred and not mine.starred and room[models] > 0
+        pin = theirs.pinned and models not in pinned
+        room[models] -= starred
+        pinned |= {models} if pin else set()
+        name, starred, pin = mine.name or theirs.name, mine.starred or starred, mine.pinned or pin
+        whole[theirs.id] = replace(mine, name=name, starred=starred, pinned=pin)
+    return _bounded(replace(history, settings=tuple(sorted(whole.values(), key=lambda s: s.when))))
 
 
 def rename(history: History, id: str, name: str) -> History:

@@ -104,6 +104,20 @@ def test_what_was_deleted_does_not_come_back_from_a_browser_until_it_is_tried_ag
     assert kept_form(gone, "m")["removed"] == [history.settings[0].id]
 
 
+def test_names_stars_and_pins_come_back_from_a_browser_also_for_what_was_scored_meanwhile() -> None:
+    first, second = (s.id for s in filled(2).settings)
+    before = h.pin(h.star(h.rename(filled(2), first, "mine"), first), first)
+    found, _ = from_json(to_json(before, "m"), RECIPE, "m")
+    again = h.note(History(), replace(filled(1).settings[0], when=9.0))
+    last = h.joined(again, found).settings[-1]
+    assert (last.id, last.name, last.starred, last.pinned, last.when) == (first, "mine", True, True, 9.0)
+    pinned_here = h.joined(h.pin(h.note(again, filled(2).settings[1]), second), found)
+    assert [s.id for s in pinned_here.settings if s.pinned] == [second], "a pin of now goes before one of then"
+    assert h.joined(h.rename(again, first, "new"), found).get(first).name == "new"
+    stars = [replace(setting(i / 1000, float(i)), starred=True) for i in range(1, 141)]
+    assert [s.starred for s in h.joined(History(), stars).settings] == [False] * 40 + [True] * h.MAX_STARRED
+
+
 def test_names_are_one_plain_line() -> None:
     history = filled(1)
     id = history.settings[0].id

@@ -83,7 +83,7 @@ def ab_difference(
     axis = downwards(names_axis(names, 16, every=1))
     axis["ticktext"] = [*axis["ticktext"][:-1], "<b>average</b>"]
     figure = frame(
-        120 + 34 * len(names), x="accuracy, B − A (percentage points)", y="task",
+        120 + 34 * len(names), x="B − A (% points)", y="task",
         meta={"y": names}, xaxis={"range": [-1.04 * limit, 1.04 * limit], "automargin": True, "zeroline": False},
         yaxis=axis, showlegend=False, margin={"l": 8, "r": 8, "t": 30, "b": 8},
     )  # fmt: skip

@@ -28,7 +28,7 @@ MOST = 200
 """So many settings are drawn, the newest; the table has all."""
 _MEAN, _WORST = "mean of experts", "worst of experts"
 _BINS = 6
-_ENDS = 0.2
+_ENDS = 0.32
 """Room for the numbers at both ends of a row, as a share of it."""
 _LABELLED = 4
 _HEAD = ("label", "method", "when", "starred", "shown", "pinned", "complete")
@@ -102,7 +102,7 @@ def settings_parallel(result: Result, *, current: int | None = None) -> go.Figur
     scales = {a: _Scale(rows[rows["axis"] == a]) for a in axes}
     step = 34 if len(axes) <= 30 else 26
     figure = frame(
-        130 + step * len(axes), x="lowest to highest of each row", y="setting or score",
+        130 + step * len(axes), x="low to high in each row", y="setting or score",
         xaxis={"range": [-_ENDS, 1 + _ENDS], "showticklabels": False, "showgrid": False, "zeroline": False},
         yaxis={"tickmode": "array", "tickvals": np.arange(len(axes)), "ticktext": [_axis_label(a) for a in axes],
                "range": [len(axes) - 0.1, -0.8], "zeroline": False, "automargin": True, "showgrid": False},
@@ -117,7 +117,7 @@ def settings_parallel(result: Result, *, current: int | None = None) -> go.Figur
 def _axis_label(axis: str) -> str:
     score = {_MEAN: "average, %", _WORST: "worst, %"}.get(axis)
     task = axis.removeprefix("accuracy on ")
-    return score or (f"{short(task, 12)}, %" if task != axis else short(axis.replace(" of ", " · ", 1), 15))
+    return score or (f"{short(task, 10)}, %" if task != axis else short(axis.replace(" of ", " · ", 1), 13))
 
 
 def _scales(figure: go.Figure, scales: dict[str, _Scale]) -> None:
@@ -132,7 +132,7 @@ def _scales(figure: go.Figure, scales: dict[str, _Scale]) -> None:
             )
             shift = {"xshift": -8 if x == 0 else 8} if outside else {"yshift": 11}
             at = {"x": x, "y": place, "xanchor": anchor, "yanchor": "middle", **shift}
-            figure.add_annotation(text=text, showarrow=False, font={"size": 10}, **at)
+            figure.add_annotation(text=text, showarrow=False, font={"size": 9 if number else 10}, **at)
 
 
 class _Line:

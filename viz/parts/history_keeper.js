@@ -66,7 +66,8 @@ function show() {
     if (!asked.has(value.models)) {
       asked.add(value.models);
       const held = stored(value.models);
-      if (held) trigger('kept', { models: value.models, text: JSON.stringify(held) });
+      // Its answer is written, not this value, which does not know the names, stars and pins of before.
+      if (held) return trigger('kept', { models: value.models, text: JSON.stringify(held) });
     }
     keep(value);
   } catch (error) {

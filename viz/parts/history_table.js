@@ -72,7 +72,7 @@ function drawHead() {
     const number = typeof by === "number" || by === "mean" || by === "worst" || by === "move";
     return node("th", number ? "number" : "", { scope: "col", "aria-sort": mine ? (sort.down ? "descending" : "ascending") : "none" }, button);
   });
-  view.head.replaceChildren(node("tr", "", {}, ...cells, node("th", "", { scope: "col", text: "Do" })));
+  view.head.replaceChildren(node("tr", "", {}, ...cells.slice(0, 2), node("th", "", { scope: "col", text: "Do" }), ...cells.slice(2)));
 }
 
 function percent(value) {
@@ -88,9 +88,10 @@ function makeRow(row) {
   if (!row.complete) mean.append(node("small", "", { text: "estimate, n = " + row.n }));
   const scores = current.tasks.map((task, i) => number(row.scores[i] && row.scores[i][0], row.scores[i] && row.scores[i][1]));
   const made = node("tr", "", { "data-id": row.id },
-    node("td", "number", { text: row.move }), node("td", "name", {}, nameOf(row, title)), node("td", "method", { text: row.method }),
+    node("td", "number", { text: row.move }), node("td", "name", {}, nameOf(row, title)),
+    node("td", "do", {}, node("div", "buttons", {}, ...buttons(row, title))), node("td", "method", { text: row.method }),
     node("td", "words", { text: row.words }), node("td", "when", { title: time.toLocaleString(), text: shortTime(time) }),
-    mean, worst, ...scores, node("td", "do", {}, node("div", "buttons", {}, ...buttons(row, title))));
+    mean, worst, ...scores);
   made.classList.toggle("is-shown", row.shown);
   made.classList.toggle("is-pinned", row.pinned);
   made.classList.toggle("is-picked", current.picked === row.id);

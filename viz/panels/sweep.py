@@ -95,6 +95,10 @@ class SweepPlace:
         def stop(request: gr.Request) -> None:
             slot_of(request).background.cancel()
 
+        def switch(kind: Any, request: gr.Request) -> list[Any]:
+            slot = slot_of(request)
+            return self.controls.switch(slot.session.recipe, str(kind), self.tab(slot).first)
+
         def compare(measure: Any, request: gr.Request) -> Any:
             self.tab(slot_of(request)).measure = str(measure)
             return self.figure(slot_of(request))
@@ -111,7 +115,7 @@ class SweepPlace:
         controls = self.controls
         self.start.click(run, controls.asked, self.outputs, **live)
         self.stop.click(stop, None, None, **live)
-        controls.kind.input(controls.switch, controls.kind, controls.boxes, **live)
+        controls.kind.input(switch, controls.kind, controls.of_kind, **live)
         for which, parts in (("first", controls.first), ("second", controls.second)):
             parts[0].input(self._axis_setter(slot_of, which), parts[0], parts[1:3], **live)
         self.measure.input(compare, self.measure, self.panel, **live)

@@ -15,15 +15,8 @@ from explorer.sweep_plans import plan_map
 from explorer.workbench import Slot, Workbench
 from viz.panels.sweep import SweepPlace
 
-ASKED: tuple[Any, ...] = (
-    "sweep_curve",
-    ("scale", 0, 1, 3),
-    ("scale of numbers", 0, 1, 3),
-    list(NAMES),
-    0.9,
-    4,
-    "quick",
-)
+AXES = (("scale", 0, 1, 3), ("scale of numbers", 0, 1, 3))
+ASKED: tuple[Any, ...] = ("sweep_curve", *AXES, list(NAMES), 0.9, 4, "quick")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,8 @@ def test_a_sweep_fills_in_and_every_point_can_be_taken_over(
 @pytest.mark.parametrize(
     "payload",
     [
-        None, "x", {}, {"points": "x"}, {"points": [{"customdata": {"cell": [99]}}]}, {"argument": "cell", "value": [-1]},
+        None, "x", {}, {"points": "x"}, {"points": [{"customdata": {"cell": [99]}}]},
+        {"argument": "cell", "value": [-1]},
         {"argument": "cell", "value": [1.0]}, {"argument": "cell", "value": [True]}, {"argument": "k", "value": [1]},
         {"argument": "cell", "value": [[1]]}, {"points": [{"customdata": {"task": "colours"}}]},
     ],

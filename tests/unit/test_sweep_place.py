@@ -27,7 +27,6 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bench(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workbench:
     monkeypatch.setattr("explorer.spare_time.CALM_SECONDS", 0.0)
-    monkeypatch.setattr("explorer.sweeps.UPDATE_EVERY_SECONDS", 0.0)
     return make_bench(zoo, tmp_path / "exports", start=curve(zoo).recipe)
 
 
@@ -101,7 +100,10 @@ def _empty(place: SweepPlace, slot: Slot) -> Any:
     return Swept(plan(slot.session.recipe, *ASKED))
 
 
-def test_a_stopped_sweep_goes_on_and_a_newer_one_has_the_last_word(place: SweepPlace, bench: Workbench) -> None:
+def test_a_stopped_sweep_goes_on_and_a_newer_one_has_the_last_word(
+    place: SweepPlace, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("explorer.sweeps.UPDATE_EVERY_SECONDS", 0.0)
     slot = bench.slot("a")
     runs = place.run(slot, *asked(first=("scale", 0, 1, 9)))
     for shown in runs:

@@ -237,5 +237,6 @@ def _progress(update: SweepUpdate) -> str:
     known = update.result.provenance.get("examples", {})
     to_go = "" if update.eta_seconds is None else f" · about {seconds_text(update.eta_seconds)} to go"
     text = f"{count(done)} of {count(total)} points · {count(sum(known.values()))} examples each{to_go}"
-    bar = f'<progress value="{done}" max="{total}" aria-label="Points scored" style="width:100%;accent-color:var(--color-accent)"></progress>'
+    look = "width:100%;accent-color:var(--color-accent)"
+    bar = f'<progress value="{done}" max="{total}" aria-label="Points scored" style="{look}"></progress>'
     return f'<div class="explorer-note">{bar}<div>{words.escape(text)}</div></div>'

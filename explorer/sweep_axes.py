@@ -91,7 +91,8 @@ def axes_of(recipe: Recipe) -> tuple[Axis, ...]:
     if mixed:
         made.append(Axis(mixed.name, f"{mixed.label} of all tasks" if several else mixed.label, mixed))
         made += [f for f in [_factor(recipe, mixed)] if f]
-        made += [Axis(f"{mixed.name} of {t}", f"{mixed.label} of {t}", mixed, task=t) for t in recipe.task_names]
+        own = recipe.task_names if several else ()
+        made += [Axis(f"{mixed.name} of {t}", f"{mixed.label} of {t}", mixed, task=t) for t in own]
     rest = sorted((s for s in numbers if s is not mixed), key=lambda s: s.advanced)
     made += [Axis(s.name, f"{s.label} of all tasks" if s.per_task and several else s.label, s) for s in rest]
     for name, given in dict(recipe.add_ons).items():

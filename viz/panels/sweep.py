@@ -95,6 +95,10 @@ class SweepPlace:
         def stop(request: gr.Request) -> None:
             slot_of(request).background.cancel()
 
+        def switch(kind: Any, request: gr.Request) -> list[Any]:
+            slot = slot_of(request)
+            return self.controls.switch(slot.session.recipe, str(kind), self.tab(slot).first)
+
         def compare(measure: Any, request: gr.Request) -> Any:
             self.tab(slot_of(request)).measure = str(measure)
             return self.figure(slot_of(request))
@@ -111,7 +115,7 @@ class SweepPlace:
         controls = self.controls
         self.start.click(run, controls.asked, self.outputs, **live)
         self.stop.click(stop, None, None, **live)
-        controls.kind.input(controls.switch, controls.kind, controls.boxes, **live)
+        controls.kind.input(switch, controls.kind, controls.of_kind, **live)
         for which, parts in (("first", controls.first), ("second", controls.second)):
             parts[0].input(self._axis_setter(slot_of, which), parts[0], parts[1:3], **live)
         self.measure.input(compare, self.measure, self.panel, **live)
@@ -233,5 +237,6 @@ def _progress(update: SweepUpdate) -> str:
     known = update.result.provenance.get("examples", {})
     to_go = "" if update.eta_seconds is None else f" · about {seconds_text(update.eta_seconds)} to go"
     text = f"{count(done)} of {count(total)} points · {count(sum(known.values()))} examples each{to_go}"
-    bar = f'<progress value="{done}" max="{total}" aria-label="Points scored" style="width:100%"></progress>'
+    look = "width:100%;accent-color:var(--color-accent)"
+    bar = f'<progress value="{done}" max="{total}" aria-label="Points scored" style="{look}"></progress>'
     return f'<div class="explorer-note">{bar}<div>{words.escape(text)}</div></div>'

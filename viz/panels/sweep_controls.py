@@ -38,7 +38,7 @@ class SweepControls:
                 self.steps = gr.Dropdown(list(_STEPS), value=8, label="steps along an edge", min_width=120)
         self.examples = gr.Radio(list(_EXAMPLES), value="quick", label="Examples of each point")
         self.asked = [self.kind, *self.first, *self.second, self.tasks, self.total, self.steps, self.examples]
-        self.boxes = [self.first_box, self.second_box, self.mix_box, self.first[3]]
+        self.of_kind = [self.first_box, self.second_box, self.mix_box, self.first[3], *self.first[:3]]
         self.of_recipe = [*self.first[:3], *self.second[:3], self.tasks, self.total]
 
     def _axis(self, recipe: Recipe, label: str, which: int) -> list[Any]:
@@ -61,11 +61,19 @@ class SweepControls:
             )
         return [chosen, low, high, points]
 
-    def switch(self, kind: str) -> list[dict[str, Any]]:
-        """Which controls are seen for this kind of sweep; the number of points is that kind's usual one."""
+    def switch(self, recipe: Recipe, kind: str, first: str | None) -> list[Any]:
+        """The updates of `of_kind`: which controls are seen, how many points are usual, and a first axis that fits.
+
+        Of a method with one number only, a map is of two tasks' own.
+        """
         mix = kind == "sweep_mix"
-        points = _POINTS.get(kind, 2)
-        return [gr.update(visible=v) for v in (not mix, kind == "sweep_map", mix)] + [gr.update(value=points)]
+        seen = [gr.update(visible=v) for v in (not mix, kind == "sweep_map", mix)]
+        points = gr.update(value=_POINTS.get(kind, 2))
+        offered = axes_of(recipe)
+        single, common = [a for a in offered if a.task], [a for a in offered if not a.task and not a.factor]
+        if kind != "sweep_map" or len(common) > 1 or not single or any(a.name == first for a in single):
+            return [*seen, points, *[gr.skip()] * 3]
+        return [*seen, points, *(gr.update(value=v) for v in (single[0].name, *_ends(single[0])))]
 
     def ends(self, recipe: Recipe, name: str) -> list[Any]:
         """The usual ends of an axis that was chosen; unchanged for an unknown one."""

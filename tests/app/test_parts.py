@@ -191,6 +191,7 @@ def test_read_mixer_refuses_a_number_it_cannot_use(wrong: object) -> None:
         None, [], "x", {}, {"tasks": "abc"}, {"tasks": [1, 2, 3]}, value(tasks=value()["tasks"][:2]),
         value(tasks=[*value()["tasks"], value()["tasks"][0]]), value(solo="nobody"), value(solo=3),
         value(tasks=[{**row, "muted": "yes"} for row in value()["tasks"]]),
+        value(tasks=[{**row, "linked": 1} for row in value()["tasks"]]),
         value(tasks=[{**row, "name": row["name"].upper()} for row in value()["tasks"]]),
     ],
 )  # fmt: skip
@@ -201,10 +202,12 @@ def test_read_mixer_refuses_what_is_no_mixer_of_these_tasks(wrong: object) -> No
 
 def test_mixer_value_keeps_the_marks_of_remaining_tasks() -> None:
     old = value(solo="svhn")
-    old["tasks"][0]["locked"] = old["tasks"][1]["muted"] = True
+    old["tasks"][0]["locked"] = old["tasks"][0]["linked"] = old["tasks"][1]["muted"] = True
     new = mixer_value(["svhn", "mnist", "new"], COLOURS, {"svhn": 9.0}, -1, 2, 0.01, 0.3, "", previous=old)
-    marks = [(row["name"], row["value"], row["muted"], row["locked"]) for row in new["tasks"]]
-    assert marks == [("svhn", 2, True, False), ("mnist", 0.3, False, True), ("new", 0.3, False, False)]
+    marks = [tuple(row[k] for k in ("name", "value", "muted", "locked", "linked")) for row in new["tasks"]]
+    assert marks == [
+        ("svhn", 2, True, False, False), ("mnist", 0.3, False, True, True), ("new", 0.3, False, False, False),
+    ]  # fmt: skip
     assert new["solo"] == "svhn"
     assert mixer_value(["new"], COLOURS[:1], {}, -1, 2, 0.01, 0.3, "", previous=old)["solo"] is None
     with pytest.raises(ParameterError, match="task names must differ"):

@@ -27,8 +27,8 @@ from viz.parts import PlotlyPanel
 CSS = Path(__file__).with_name("why.css")
 SlotOf = Callable[[gr.Request], Slot]
 SHOWN = (
-    ("distance from each fine-tune", "departure"),
-    ("share of the update", "share"),
+    ("distance", "departure"),
+    ("share", "share"),
     ("out-voted", "outvoted"),
     ("dropped", "dropped"),
 )

@@ -25,7 +25,7 @@ from explorer.workbench import Slot, Workbench
 EXAMPLES = 8
 """Rows of one page."""
 MODELS = ("base", "expert", "pinned", "merged")
-_LONGEST = 240
+_LONGEST = 200
 
 STRIP = (
     text("task", "task that the example is of"),

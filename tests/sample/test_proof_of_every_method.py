@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from dataclasses import replace
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from explorer.live import LiveModel, load_resident
 from explorer.merging import ADD_ONS, METHODS
 from explorer.opening import open_models
 from explorer.proof import prove_folder, prove_live
-from explorer.recipe import Recipe
 from explorer.store import Store
 
 DTYPES = (None, "float32", "bfloat16", "float16")
@@ -48,33 +48,31 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def combinations() -> list[tuple[str | None, tuple[str, ...]]]:
-    """Every dtype and every add-on, alone and all together, each at least once."""
-    chosen = [NO_ADD_ON, *((name,) for name in ADD_ONS.names()), ADD_ONS.names()]
-    return list(zip(cycle(DTYPES), chosen, strict=False))
+    """Every dtype with no add-on, each add-on alone, and all together."""
+    several = [NO_ADD_ON, *((name,) for name in ADD_ONS.names()), ADD_ONS.names()]
+    return list(product(DTYPES, several))
 
 
+@pytest.mark.slow
 def test_every_method_every_dtype_every_add_on(zoo: Path, tmp_path: Path) -> None:
+    """The combinations take turns over the methods; every method in every dtype is `test_preview_is_export`'s."""
     lives: dict[int, LiveModel] = {}
-    tried, against = set(), set()
-    for method in METHODS:
-        for number, (dtype, names) in enumerate(combinations()):
-            plain = recipe(zoo, method.name, {}, dtype)
-            made = Recipe(
-                plain.base, plain.tasks, method.name, dtype=dtype, add_ons=tuple((name, {}) for name in names)
-            )
-            if len(made.tasks) not in lives:
-                resident = load_resident(open_models(made), torch.device("cpu"))
-                lives[len(made.tasks)] = LiveModel(resident)
-            live = lives[len(made.tasks)]
-            live.merge(made, cache=Store())
-            out = run_recipe(made, tmp_path / f"{method.name}-{number}").path
-            for proof in (prove_live(live, made, out), prove_folder(out)):
-                assert proof.holds, (method.name, dtype, names, proof.first)
-                assert proof.tensors >= 23 and proof.weights > 200
-                against.add(proof.against)
-            tried.add((dtype, names))
-    assert {dtype for dtype, _ in tried} == set(DTYPES) and len(against) == 2
-    assert {name for _, names in tried for name in names} == set(ADD_ONS.names())
+    tried = set()
+    for method, (dtype, names) in zip(METHODS, cycle(combinations()), strict=False):
+        plain = recipe(zoo, method.name, {}, dtype)
+        made = replace(plain, add_ons=tuple((name, {}) for name in names))
+        if len(made.tasks) not in lives:
+            lives[len(made.tasks)] = LiveModel(load_resident(open_models(made), torch.device("cpu")))
+        live = lives[len(made.tasks)]
+        live.merge(made, cache=Store())
+        out = run_recipe(made, tmp_path / method.name).path
+        proofs = prove_live(live, made, out), prove_folder(out)
+        assert [p.against for p in proofs] == ["the live model", "a new merge by its recipe"]
+        for proof in proofs:
+            assert proof.holds, (method.name, dtype, names, proof.first)
+            assert proof.tensors >= 23 and proof.weights > 200
+        tried.add((dtype, names))
+    assert tried == set(combinations())
 
 
 def test_the_proof_of_another_setting_fails(zoo: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_figures_come_right_after_the_merge_and_words_and_examples_with_the_scor
     assert len(place.waiting()) == len(place.outputs) == 4
     (said, parts, layers, examples), seconds = place.after_merge(slot, recipe, slot.newest())
     assert seconds > 0 and parts["name"] == "contributions" and layers["name"] == "contribution_layers"
-    assert "explorer-note" in said and examples.count("not scored yet") == 3 * 8
+    assert "explorer-note" in said and examples == gr.skip()
     shown = []
     for update in stream(bench, slot, recipe, slot.newest(), merge_seconds=seconds):
         assert update.merge_seconds == seconds  # the merge was there: nothing is merged twice
@@ -69,7 +69,9 @@ def test_its_controls_redraw_only_what_they_change(bench: Workbench, zoo: Path) 
     assert "empty" in on["show"]("dropped", "tab")
     slot: Slot = bench.slot("tab")
     recipe = recipe_of(zoo, method="ties", parameters={"density": 0.3})
-    (_, _, layers, first), _ = place.after_merge(slot, recipe, slot.newest(), bench.start)
+    (_, _, layers, _), _ = place.after_merge(slot, recipe, slot.newest(), bench.start)
+    on["more"]("tab")
+    first = on["back"]("tab")
     assert layers["figure"]["layout"]["yaxis"]["title"]["text"].startswith("dropped") and "pinned A" in first
     assert on["by"]("kind", "tab")["figure"]["layout"]["xaxis"]["title"]["text"] == "kind of module"
     assert "must be one of" in on["show"]("everything", "tab")["empty"]

@@ -91,8 +91,10 @@ def contribution_layers(
         y=MEASURES[show][0], meta={"x": places}, xaxis=names_axis(brief(places)),
         yaxis={"rangemode": "tozero", "automargin": True},
     )  # fmt: skip
+    hovers = np.array([_hover(row, by) for row in records(rows)], dtype=object)
     for index, name in enumerate(result.tasks):
-        own = rows[rows["task"] == name]
+        is_own = (rows["task"] == name).to_numpy()
+        own = rows[is_own]
         if own.empty:
             continue
         values, colour = unit * own[show].to_numpy(dtype=float), (colours or {}).get(name) or task_colour(index)
@@ -102,7 +104,7 @@ def contribution_layers(
             mode="lines+markers" if by == "layer" else "markers", line={"color": colour, "width": 2},
             marker={"color": colour, "symbol": task_symbol(index), "size": np.where(values == values.max(), 14, 8)},
             opacity=1 if stressed(name, pair, task) else FADED,
-            hovertext=[_hover(row, by) for row in records(own)], hoverinfo="text",
+            hovertext=hovers[is_own].tolist(), hoverinfo="text",
             customdata=np.array([{"task": name, by: place} for place in own[by]], dtype=object),
         )  # fmt: skip
     _average(figure, rows[rows["task"] == task] if task else rows, by, show, unit, places)

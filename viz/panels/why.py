@@ -27,8 +27,8 @@ from viz.parts import PlotlyPanel
 CSS = Path(__file__).with_name("why.css")
 SlotOf = Callable[[gr.Request], Slot]
 SHOWN = (
-    ("distance from each fine-tune", "departure"),
-    ("share of the update", "share"),
+    ("distance", "departure"),
+    ("share", "share"),
     ("out-voted", "outvoted"),
     ("dropped", "dropped"),
 )
@@ -110,8 +110,9 @@ class WhyPlace:
     def after_merge(
         self, slot: Slot, recipe: Recipe, token: CancelToken, pinned: Recipe | None = None
     ) -> tuple[list[Any], float]:
-        """Merges, unless it is done, and explains the merge before anything is scored; and the seconds it took.
+        """Merges, unless it is done, and explains the merge before anything is scored; and the seconds the merge took.
 
+        The examples stay as they are until the first score: writing them would only hold the figures up.
         `pinned`: the setting A of the same tab, or None. Raises Cancelled when a newer request took the token.
         """
         view = self._view(slot)
@@ -126,7 +127,7 @@ class WhyPlace:
         view.table, view.recipe = found.table, recipe
         parts = draw("contributions", found.table)
         said = words.note(advice(found.table))
-        return [said, parts, self._layers(view), self._strip(slot, recipe)], found.merge_seconds
+        return [said, parts, self._layers(view), gr.skip()], found.merge_seconds
 
     def scored(self, slot: Slot, update: LiveUpdate) -> list[Any]:
         """Advice and examples once more of the same setting is scored."""

@@ -16,7 +16,7 @@ from explorer.workbench import Slot, Workbench
 from viz.panels.sweep import SweepPlace
 
 AXES = (("scale", 0, 1, 3), ("scale of numbers", 0, 1, 3))
-ASKED: tuple[Any, ...] = ("sweep_curve", *AXES, list(NAMES), 0.9, 4, "quick")
+ASKED: tuple[Any, ...] = ("sweep_curve", *AXES, list(NAMES), 0.9, 2, "quick")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def cursor(value: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(("kind", "points"), [("sweep_curve", 3), ("sweep_map", 9), ("sweep_mix", 15)])
+@pytest.mark.parametrize(("kind", "points"), [("sweep_curve", 3), ("sweep_map", 9), ("sweep_mix", 6)])
 def test_a_sweep_fills_in_and_every_point_can_be_taken_over(
     place: SweepPlace, bench: Workbench, kind: str, points: int
 ) -> None:

@@ -38,12 +38,20 @@ def card(plan: Plan, text: str, seed: int) -> str:
             *_licence_lines(plan),
             "### Configuration",
             "",
-            _fenced(text.rstrip()),
+            _fenced(_shareable(text.rstrip(), plan)),
             "",
             f"Made with Task Interference Explorer {__version__}.",
             "",
         ]
     )
+
+
+def _shareable(text: str, plan: Plan) -> str:
+    """The recipe with paths that mean nothing elsewhere by their last parts; mergekit_config.yml keeps them whole."""
+    paths = {p for m in plan.document.models for p in (m.path, m.lora) if p}
+    for path in sorted(paths, key=len, reverse=True):
+        text = text.replace(path, shown(ModelRef(path)))
+    return text
 
 
 def _fenced(text: str) -> str:

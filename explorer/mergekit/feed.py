@@ -42,7 +42,7 @@ class Feed:
         seed: int = 0,
     ) -> None:
         self.out, self.device, self.wide = out, device or torch.device("cpu"), wide
-        self.names = (out.name,)
+        self.names: tuple[str, ...] = (out.name,)
         self.digest = f"feed-{id(self):x}"
         places = out.tasks if against == "base" else tuple(range(len(out.inputs)))
         self.places = places

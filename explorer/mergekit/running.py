@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 
 from explorer import __version__
 from explorer.checkpoints.writer import SHARD_BYTES, FolderWriter
+from explorer.compute import readiness
 from explorer.errors import RecipeError, sentence
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
 from explorer.exporting import COMPANIONS
@@ -68,6 +70,7 @@ def write_plan(
     started = time.perf_counter()
     _spare(plan, out_dir)
     device = torch.device(options.device)
+    readiness.ready(sum(math.prod(out.shape) * (len(out.inputs) + 1) for out in plan.tensors))
     with FolderWriter(out_dir, overwrite=options.overwrite, shard_bytes=options.shard_bytes) as writer:
         writer.plan({out.name: (out.shape, out.dtype) for out in plan.tensors})
 

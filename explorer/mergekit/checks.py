@@ -42,13 +42,13 @@ def check_contract(method: Method, part: Slice, base: ModelRef | None, trouble: 
         trouble.say(part.line, method.name, "the base must be among the sources of every slice", str(base), advice)
     tasks = len(models) - (base in models)
     for what, count, (least, most) in (
-        ("inputs, the base included", len(models), method.inputs),
+        ("all inputs", len(models), method.inputs),
         ("inputs beside the base", tasks, method.tasks),
     ):
         if count < least or (most is not None and count > most):
             wanted = str(least) if least == most else f"at least {least}" if most is None else f"at most {most}"
             advice = "Change the list of models."
-            trouble.say(part.line, method.name, f"takes {wanted} {what}", count, advice)
+            trouble.say(part.line, method.name, f"the number of {what} must be {wanted}", count, advice)
 
 
 def check_slices(

@@ -14,7 +14,7 @@ import yaml
 
 from explorer.errors import RecipeError, sentence
 
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 MOST_DEPTH = 40
 MOST_CHARACTERS = 4_000_000
 

@@ -80,9 +80,13 @@ class _Planner:
 
     def plan(self) -> Plan:
         tokenizer = donor_of(self.document, self.models, self.donor, self.trouble)
+        before = len(self.trouble.problems)
         owners = self._owners()
+        for module in self.document.modules.values():
+            check_slices(module.slices, self.layouts, self.document, self.trouble)
+        if len(self.trouble.problems) > before:  # without layers there is nothing more to look at
+            self.trouble.check()
         parts = {name: self._parts(module) for name, module in self.document.modules.items()}
-        self.trouble.check()
         layout = self.layouts[self.donor]
         self._outside(layout.first, owners, parts, last=False)
         layers: dict[str, int] = {}
@@ -137,7 +141,6 @@ class _Planner:
         base = self.document.base_model
         if module.slices:
             parts = tuple(_Part(module, s, s.base_model or base) for s in module.slices)
-            check_slices(module.slices, self.layouts, self.document, self.trouble)
         else:
             added = (Source(base),) if base and base not in [s.model for s in module.models] else ()
             parts = (_Part(module, Slice((*module.models, *added), line=module.line), base),)

@@ -109,15 +109,12 @@ def test_trimmed_task_vectors(
     each = f"weight: {signs * 0.1}, density: 0.4" + (f", gamma: {gamma}" if gamma is not None else "")
     shared = f"lambda: 1.5, normalize: {str(normalize).lower()}, rescale: {str(rescale).lower()}"
     found = planned(models, method, each.replace(f"{signs * 0.1}", "{i}e-1" if signs > 0 else "-{i}e-1"), shared)
-    check(
-        found,
-        models,
-        lambda base, tasks: (
-            base
-            + 1.5
-            * elected(trimmed(tasks - base, 0.4, gamma, rescale=rescale), weights, elect=elect, normalize=normalize)
-        ),
-    )
+
+    def expected(base: Array, tasks: Array) -> Array:
+        kept = trimmed(tasks - base, 0.4, gamma, rescale=rescale)
+        return base + 1.5 * elected(kept, weights, elect=elect, normalize=normalize)
+
+    check(found, models, expected)
 
 
 @pytest.mark.usefixtures("way")

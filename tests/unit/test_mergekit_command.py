@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from adapter_zoo import exact, pair, save_adapter
 from mergekit_zoo import LLAMA, PLAIN, family, llama, recipe, result
 
 from explorer.cli import main
@@ -106,6 +107,21 @@ def test_several_documents_run_in_the_order_of_need(models: Path, tmp_path: Path
         wanted = ((one[name].float() + two[name].float()) / 2 + 3 * base[name].float()) / 4
         assert torch.allclose(value, wanted, atol=1e-6)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "r.yml"]
+
+
+def test_an_adapter_is_put_on_its_base_first(models: Path, tmp_path: Path) -> None:
+    module = "model.layers.1.mlp.up_proj"
+    factors = pair(1, 24, 16)
+    save_adapter(tmp_path / "lora", {module: factors})
+    text = f"merge_method: linear\nmodels: [{{model: @base+{tmp_path}/lora, parameters: {{weight: 1}}}}]\n"
+    file = write(tmp_path / "r.yml", text, models)
+    assert main(["merge", file, str(tmp_path / "out"), "--quiet"]) == 0
+    made, base = result(tmp_path / "out"), result(models / "base")
+    wanted = base[f"{module}.weight"].double() + torch.from_numpy(exact(factors))
+    assert torch.equal(made[f"{module}.weight"], wanted.float().bfloat16())
+    assert torch.equal(made["model.norm.weight"], base["model.norm.weight"])
+    alone = write(tmp_path / "r.yml", text.replace("@base+", ""), models)
+    assert main(["merge", alone, str(tmp_path / "out2"), "--quiet"]) == 2
 
 
 def test_explains_what_a_recipe_does(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

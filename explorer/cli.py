@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from explorer import adapter_command
+from explorer import adapter_command, mergekit_command
 from explorer.commands import COMMANDS, add_commands
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, all_problems, sentence
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _models_command(commands, "inspect", "what the checkpoints hold, and what differs from the base")
     add_survey(_models_command(commands, "survey", "every interference metric as tables, and one page of figures"))
-    merge = commands.add_parser("merge", help="merge by a recipe into a model folder")
+    merge = commands.add_parser("merge", help="merge by a recipe, ours or mergekit's, into a model folder")
     merge.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     merge.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     merge.add_argument("--preset", metavar="NAME", help="use a named setting (see `presets`) instead of the recipe's")
@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
         help="apply an add-on to the result, such as lines:alpha=0.1,beta=0.9; may be given several times",
     )
     merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
+    mergekit_command.add_merge_options(merge)
+    mergekit_command.add_command(commands)
     adapter_command.add_parser(commands)
     evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
@@ -162,7 +164,11 @@ def _merge(arguments: argparse.Namespace) -> int:
     from explorer.exporting import run_recipe
     from explorer.survival import survival_text
 
-    recipe = Recipe.load(arguments.recipe)
+    file = mergekit_command.mergekit_recipe(arguments.recipe)
+    if file is not None:
+        return mergekit_command.run_merge(file, arguments)
+    mergekit_command.say_notes(arguments, ours=True)
+    recipe = mergekit_command.seeded(Recipe.load(arguments.recipe), arguments)
     if arguments.preset:
         from explorer.merging.presets import PRESETS
 
@@ -213,6 +219,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "survey": _survey,
     "merge": _merge,
     "merge-adapters": adapter_command.run,
+    "mergekit": mergekit_command.run_explain,
     "evaluate": _evaluate,
     "gather": lambda arguments: run_gather(arguments, progress_line),
     **{kind: list_plugins(kind) for kind in CATALOGUES},

@@ -108,14 +108,30 @@ def _stack(parts: list[str]) -> tuple[str, int]:
     return "", 0
 
 
-def _block_index(parts: list[str]) -> int | None:
-    for part, following in zip(parts, [*parts[1:], ""], strict=True):
-        if following.isdecimal() and _BLOCK.fullmatch(part):
-            return int(following)
+def block_of(name: str) -> tuple[str, int, str] | None:
+    """The text before the number of a tensor's block, the number, and the text after it; None outside the blocks.
+
+    `model.layers.3.mlp.up_proj.weight` gives ("model.layers.", 3, ".mlp.up_proj.weight").
+    """
+    return _block(name.split("."))
+
+
+def _block(parts: list[str]) -> tuple[str, int, str] | None:
+    for place, (part, following) in enumerate(zip(parts, [*parts[1:], ""], strict=True)):
         numbered = _NUMBERED.fullmatch(part)
-        if numbered:
-            return int(numbered[1])
+        if following.isdecimal() and _BLOCK.fullmatch(part):
+            before, number, rest = [*parts[: place + 1], ""], following, parts[place + 2 :]
+        elif numbered:
+            before, number, rest = [*parts[:place], part[: numbered.start(1)]], numbered[1], parts[place + 1 :]
+        else:
+            continue
+        return ".".join(before), int(number), "".join(f".{p}" for p in rest)
     return None
+
+
+def _block_index(parts: list[str]) -> int | None:
+    found = _block(parts)
+    return None if found is None else found[1]
 
 
 def _outside(name: str, stack: str, first: int) -> Group:

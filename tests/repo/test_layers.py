@@ -111,6 +111,10 @@ def test_merging_leaves_numba_unloaded_until_it_merges() -> None:
     assert loaded_after("import explorer.merging._fused as f; f.kernels()", "numba")
 
 
+def test_reading_recipes_of_others_leaves_torch_unloaded() -> None:
+    assert not loaded_after("import explorer.mergekit.reading", "torch")
+
+
 def test_import_report_leaves_torch_and_gradio_unloaded() -> None:
     assert not loaded_after("import viz.report", "torch") and not loaded_after("import viz.report", "gradio")
 

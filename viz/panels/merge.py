@@ -114,7 +114,8 @@ class MergePlace:
         names, past = self.names(before), slot.session.past
         recipe = recipe_from(before, method, specs, mixer, controls, names=names, past=past)
         if keep:
-            slot.session = change(slot.session, recipe)
+            with slot.lock:
+                slot.session = change(slot.session, recipe)
         return recipe
 
     def added(self, slot: Slot, add_ons: Any, *, keep: bool) -> Recipe | None:
@@ -123,7 +124,8 @@ class MergePlace:
             return None
         recipe = with_add_ons(slot.session.recipe, add_ons)
         if keep:
-            slot.session = change(slot.session, recipe)
+            with slot.lock:
+                slot.session = change(slot.session, recipe)
         return recipe
 
     def scored(
@@ -134,20 +136,28 @@ class MergePlace:
         `keep` makes it a step of the trail and of the history; `merge_seconds` is what its merge has taken already.
         """
         try:
+            models = ""
             for update in stream(self.bench, slot, recipe, token, merge_seconds=merge_seconds):
-                if keep and update.summary.tasks:
-                    method = self.bench.method(recipe.method)
-                    earlier = [m for m in slot.session.trail if m.recipe != recipe]
-                    defaults = {s.name: s.default for s in method.specs}
-                    label = describe_change(earlier[-1].recipe if earlier else None, recipe, method.title, defaults)
-                    models = models_key(self.bench, recipe)
+                kept = keep and bool(update.summary.tasks)
+                if kept:
                     with slot.lock:
-                        slot.session = noted(remember(slot.session, update.move(label)), update, models)
+                        slot.session = remember(slot.session, update.move(self._label(slot, recipe)))
                 yield self._shown(slot, update), update
+                if kept:  # after what people look at
+                    models = models or models_key(self.bench, recipe)
+                    with slot.lock:
+                        slot.session = noted(slot.session, update, models)
         except Cancelled:
             yield [gr.skip()] * 4, None
         except ExplorerError as error:
             yield [gr.skip(), words.note(str(error), kind="problem"), {"stale": True}, gr.skip()], None
+
+    def _label(self, slot: Slot, recipe: Recipe) -> str:
+        """What the recipe changes of the setting before it, in words."""
+        method = self.bench.method(recipe.method)
+        earlier = [m for m in slot.session.trail if m.recipe != recipe]
+        defaults = {s.name: s.default for s in method.specs}
+        return describe_change(earlier[-1].recipe if earlier else None, recipe, method.title, defaults)
 
     def _shown(self, slot: Slot, update: LiveUpdate) -> list[Any]:
         if not update.scores.tasks:

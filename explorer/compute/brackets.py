@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 LEAST = 1 << 15
 """Fewer elements than this are selected as fast without a sample."""
-_LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
+_LEAST_WINDOWS, _MOST_WINDOWS, _PER_TENSOR = 16, 512, 8
 PIECE_ELEMENTS = 1 << 21
 ROOM = 4096
 """For one more block than fits, whatever is in it."""
@@ -98,7 +98,8 @@ def _addresses(values: Scan, chunk: Chunk) -> tuple[tuple[int, int, int, int], t
 
 def windows(source: Source, names: Sequence[str], total: int) -> list[Chunk]:
     """About 1/32 of `total` elements, 4096 at least and 2¹⁹ at most, spread evenly over the named tensors."""
-    count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19))
+    # Tensors differ more from one another than a tensor's parts do.
+    count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19, _PER_TENSOR * (len(names) - 1)))
     length = min(max(4096, total // 32), 1 << 19) // count
     found, name_start, places = [], 0, [total * i // count for i in range(count)]
     for name in names:

@@ -50,7 +50,9 @@ def test_borders_are_exact(variant: str, kind: dict[str, Any], monkeypatch: pyte
         for executor in (SerialExecutor(), ThreadExecutor(2)):
             found = prepare("pcb", source, settings, executor=executor).stats
             for key in ("border", "best"):  # as numbers: 0 and −0 are one border
-                assert found[key].tolist() == wanted[key].tolist(), (key, density)
+                got, right = found[key], wanted[key]
+                assert isinstance(got, Tensor)
+                assert got.tolist() == right.tolist(), (key, density)
 
 
 def test_usual_scores_need_no_second_way(monkeypatch: pytest.MonkeyPatch) -> None:

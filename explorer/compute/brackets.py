@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from explorer.compute import readiness
-from explorer.compute.source import Chunk, numel
+from explorer.compute.source import Chunk, Source, numel
 
 if TYPE_CHECKING:
     from explorer.compute.select import Scan
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 _KINDS = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 LEAST = 1 << 15
 """Fewer elements than this are selected as fast without a sample."""
-_LEAST_WINDOWS, _MOST_WINDOWS = 16, 512
-_PIECE_ELEMENTS = 1 << 21
-_ROOM = 4096  # for one more block than fits, whatever is in it
+_LEAST_WINDOWS, _MOST_WINDOWS, _PER_TENSOR = 16, 512, 8
+PIECE_ELEMENTS = 1 << 21
+ROOM = 4096
+"""For one more block than fits, whatever is in it."""
 _CLASS_BITS = 10
-_FEW, _OPEN = 1 / 64, 0x7FFFFFFF
+_FEW = 1 / 64
+OPEN = 0x7FFFFFFF
+"""An end above every number: nothing is counted there."""
 
 
 @cache
@@ -48,7 +51,7 @@ def kth_largest(values: Scan, ranks: Sequence[int]) -> list[Tensor] | None:
         return None
     total = values.elements
     sampled = np.sort(_sampled(values, total))
-    ends = [_bracket(sampled, k, total) for k in ranks]
+    ends = [bracket(sampled, k, total) for k in ranks]
     lows, highs = (np.array([e[side] for e in ends], np.int32) for side in (0, 1))
     pieces = _pieces(values)
     counts: np.ndarray = np.zeros((len(ranks), 3), np.int64)
@@ -83,7 +86,7 @@ def _known(values: Scan, name: str) -> bool:
 
 def _pieces(values: Scan) -> list[Chunk]:
     sizes = [(name, numel(values.source, name)) for name in values.names]
-    return [Chunk(n, a, min(a + _PIECE_ELEMENTS, s)) for n, s in sizes for a in range(0, s, _PIECE_ELEMENTS)]
+    return [Chunk(n, a, min(a + PIECE_ELEMENTS, s)) for n, s in sizes for a in range(0, s, PIECE_ELEMENTS)]
 
 
 def _addresses(values: Scan, chunk: Chunk) -> tuple[tuple[int, int, int, int], tuple[Tensor, Tensor]]:
@@ -93,18 +96,24 @@ def _addresses(values: Scan, chunk: Chunk) -> tuple[tuple[int, int, int, int], t
     return (_KINDS[base.dtype], base.data_ptr(), _KINDS[task.dtype], task.data_ptr()), (base, task)
 
 
-def _sampled(values: Scan, total: int) -> np.ndarray:
-    """Bits of about 1/32 of the magnitudes, 4096 at least and 2¹⁹ at most, from windows spread evenly over all."""
-    count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19))
+def windows(source: Source, names: Sequence[str], total: int) -> list[Chunk]:
+    """About 1/32 of `total` elements, 4096 at least and 2¹⁹ at most, spread evenly over the named tensors."""
+    # Tensors differ more from one another than a tensor's parts do.
+    count = min(_MOST_WINDOWS, max(_LEAST_WINDOWS, total >> 19, _PER_TENSOR * (len(names) - 1)))
     length = min(max(4096, total // 32), 1 << 19) // count
-    windows, name_start, places = [], 0, [total * i // count for i in range(count)]
-    for name in values.names:
-        size = numel(values.source, name)
+    found, name_start, places = [], 0, [total * i // count for i in range(count)]
+    for name in names:
+        size = numel(source, name)
         starts = [p - name_start for p in places if name_start <= p < name_start + size]
-        windows += [Chunk(name, s, min(s + length, size)) for s in starts]
+        found += [Chunk(name, s, min(s + length, size)) for s in starts]
         name_start += size
+    return found
+
+
+def _sampled(values: Scan, total: int) -> np.ndarray:
+    """Bits of the magnitudes in the windows."""
     out = []
-    for window in windows:
+    for window in windows(values.source, values.names, total):
         count = window.stop - window.start
         made = np.empty(count, np.int32)
         numbers, _alive = _addresses(values, window)
@@ -113,25 +122,25 @@ def _sampled(values: Scan, total: int) -> np.ndarray:
     return np.concatenate(out)
 
 
-def _bracket(sampled: np.ndarray, k: int, total: int) -> tuple[int, int]:
-    """Magnitude bits that the k-th largest lies between, very likely: three standard errors to either side.
+def bracket(sampled: np.ndarray, k: int, total: int, least: int = 0) -> tuple[int, int]:
+    """What the k-th largest lies between, very likely: three standard errors to either side of it in a sorted sample.
 
-    Neighbours are alike, so the sample counts as a quarter of its size.
+    Neighbours are alike, so the sample counts as a quarter of its size. `least` is below or at every number there is.
     """
     share = k / total
     error = 3 * np.sqrt(share * (1 - share) / (len(sampled) / 4)) + 16 / len(sampled)
     place = lambda s: len(sampled) - 1 - int(np.floor(s * len(sampled)))  # noqa: E731
     low, high = place(share + error), place(share - error)
-    start = int(sampled[low]) if low >= 0 else 0
+    start = int(sampled[low]) if low >= 0 else least
     if share + error < _FEW and len(sampled) - np.searchsorted(sampled, start) < len(sampled) // 16:
-        return start - 1, _OPEN  # so few that all are collected, ties included, and none counted
-    return start, int(sampled[high]) if high < len(sampled) else _OPEN - 1
+        return start - 1, OPEN  # so few that all are collected, ties included, and none counted
+    return start, int(sampled[high]) if high < len(sampled) else OPEN - 1
 
 
 def _scanned(values: Scan, chunk: Chunk, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts of one piece, and what lies inside the brackets; None when that is too much to keep."""
     count = chunk.stop - chunk.start
-    counts, into = np.zeros((len(lows), 3), np.int64), np.empty(count // 4 + _ROOM, np.int32)
+    counts, into = np.zeros((len(lows), 3), np.int64), np.empty(count // 4 + ROOM, np.int32)
     numbers, _alive = _addresses(values, chunk)
     found = _kernels().scan(*numbers, count, lows, highs, counts, into)
     return counts, into[:found].copy() if found >= 0 else None

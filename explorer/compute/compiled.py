@@ -66,6 +66,16 @@ def pointer(typing, address):
 
 
 @intrinsic
+def _pointer_to(typing, address, like):
+    """A memory address as a pointer to values of the type of `like`."""
+
+    def codegen(context, builder, signature, given):
+        return builder.inttoptr(given[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(types.int64, like), codegen
+
+
+@intrinsic
 def choose(typing, condition, yes, no):
     """`yes` where the condition holds, else `no`: without a branch, which would keep a loop from vectorising."""
     return yes(types.boolean, yes, yes), lambda _, builder, __, given: builder.select(*given)
@@ -73,12 +83,14 @@ def choose(typing, condition, yes, no):
 
 @intrinsic
 def widen(typing, number):
-    """A float32 as it is; a 16-bit pattern as the bfloat16 it stands for."""
+    """A float32 as it is; an unsigned 16-bit pattern as the bfloat16, a signed one as the float16 it stands for."""
     from llvmlite import ir
 
     def codegen(_, builder, __, given):
         if number == types.float32:
             return given[0]
+        if number == types.int16:
+            return builder.fpext(builder.bitcast(given[0], ir.HalfType()), ir.FloatType())
         bits = builder.shl(builder.zext(given[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
         return builder.bitcast(bits, ir.FloatType())
 
@@ -143,10 +155,18 @@ def _shortened_by_hand(number):
     return np.uint16(choose(size < np.uint32(113 << 23), tiny, normal) | sign)
 
 
-_CONVERTS = bool(get_host_cpu_features().get("f16c"))
+CONVERTS = bool(get_host_cpu_features().get("f16c"))
 """Whether the processor converts float16 itself; elsewhere the bits are moved one by one, with the same result."""
-_from_f16 = _extended if _CONVERTS else _extended_by_hand
-_to_f16 = _shortened if _CONVERTS else _shortened_by_hand
+_from_f16 = _extended if CONVERTS else _extended_by_hand
+_to_f16 = _shortened if CONVERTS else _shortened_by_hand
+LIKE_BF16, LIKE_F16 = np.uint16(0), np.int16(0) if CONVERTS else np.uint16(0)
+"""What `halves` takes: the type alone tells. Loops over float16 bits are for processors that convert them."""
+
+
+@compiled
+def halves(address, start, count, like):
+    """The 16-bit patterns from an address on, of the type of `like`, for `widen`."""
+    return carray(_pointer_to(address + 2 * start, like), count)
 
 
 @compiled

@@ -22,6 +22,7 @@ from explorer.compute import readiness
 from explorer.compute.addresses import KINDS
 from explorer.compute.source import Chunk, Source
 from explorer.merging import _draws
+from explorer.merging import _fused_options as places
 
 if TYPE_CHECKING:
     from explorer.merging._api import Method
@@ -41,7 +42,9 @@ class Steps:
     rank of |τ| within its row from keep − spread to keep + spread, and `over_chance` divides what is kept by it.
     `combine` is "sum" (Σ factors · τ), "elect_mean", "elect_sum", "elect_max" (votes are factors · τ; a mean divides by
     the agreeing `weights`, or their number), "consensus" (the sum, where `min_tasks` TALL masks of `mask_threshold`
-    agree) or "tall" (one model per task). The result is divided by `divisor` and multiplied by `common`.
+    agree), "tall" (one model per task), or "pairs", "signed" and "raw" (PCB-Merging, which clamps magnitudes to `low` …
+    `high`, and maps scores of `border` … `best` to shares of 0 … 1). The result is divided by `divisor` and multiplied
+    by `common`.
     """
 
     combine: str
@@ -55,6 +58,8 @@ class Steps:
     over: Tensor | None = None
     weights: Tensor | None = None
     mask_threshold: Tensor | None = None
+    border: Tensor | None = None
+    best: Tensor | None = None
     min_tasks: int = 0
     zero_is_positive: bool = True
     divisor: float = 1.0
@@ -98,29 +103,27 @@ def write(steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], se
 
     False when some number is not finite or does not fit: what `outs` hold is then to be written again.
     """
-    change, size, _ = _run(steps, source, chunk, outs, seeds, (kernels().COMBINE, steps.combine.upper()))
+    change, size, _ = _run(steps, source, chunk, outs, seeds, (places.COMBINE, steps.combine.upper()))
     limit = int(torch.tensor(torch.finfo(outs[0].dtype).max, dtype=torch.float32).view(torch.int32))
     return change < INFINITY and size <= limit
 
 
 def balance(steps: Steps, source: Source, chunk: Chunk) -> int | None:
     """The sum of the elected signs over a chunk; None when a task vector is not finite."""
-    change, _, total = _run(steps, source, chunk, (), (), (kernels().COMBINE, "ELECTION"))
+    change, _, total = _run(steps, source, chunk, (), (), (places.COMBINE, "ELECTION"))
     return int(total) if change < INFINITY else None
 
 
 def _run(
     steps: Steps, source: Source, chunk: Chunk, outs: Sequence[Tensor], seeds: Sequence[int], kind: tuple[int, str]
 ) -> tuple[int, int, int]:
-    loops = kernels()
     count = len(source.tasks)
     base = source.base(chunk.name, chunk.start, chunk.stop).contiguous()
     tasks = [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in range(count)]
     settings = Settings.of(steps, count, kind)
-    settings.options[loops.FAST] *= all(t.dtype == torch.bfloat16 for t in (base, *tasks))
     padding = settings.numbers.shape[1] - count
     ranked = steps.spread is not None
-    merge = partial(_row_kernels().merge_rows, _chances(steps, source, chunk)) if ranked else loops.merge
+    merge = partial(_row_kernels().merge_rows, _chances(steps, source, chunk)) if ranked else kernels().merge
     return merge(
         base.data_ptr(),
         KINDS[base.dtype],
@@ -154,17 +157,17 @@ class Settings:
     @staticmethod
     def of(steps: Steps, count: int, kind: tuple[int, str] | None = None) -> Settings:
         """For `count` tasks; `kind` is the option that says what to make, and its name."""
-        loops = kernels()
-        place, name = kind or (loops.COMBINE, steps.combine.upper())
-        options = np.zeros(loops.OPTIONS, np.int64)
-        options[place] = getattr(loops, name)
-        options[loops.TRIMS] = steps.low is not None or steps.high is not None
-        options[loops.DRAWS] = steps.keep is not None
-        options[loops.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
-        options[loops.TIES_POSITIVE] = steps.zero_is_positive
-        options[loops.MIN_TASKS] = steps.min_tasks
-        options[loops.DIVIDES] = steps.over_chance
-        options[loops.FAST] = _fast(steps, name, count)
+        place, name = kind or (places.COMBINE, steps.combine.upper())
+        options = np.zeros(places.OPTIONS, np.int64)
+        options[place] = getattr(places, name)
+        bounded = steps.low is not None or steps.high is not None
+        options[places.TRIMS] = bounded and options[places.COMBINE] < places.PAIRS
+        options[places.DRAWS] = steps.keep is not None
+        options[places.GROWS] = 1 if steps.times is not None else 2 if steps.over is not None else 0
+        options[places.TIES_POSITIVE] = steps.zero_is_positive
+        options[places.MIN_TASKS] = steps.min_tasks
+        options[places.DIVIDES] = steps.over_chance
+        options[places.FAST] = _fast(steps, name, count)
         scalars = np.array([steps.divisor, steps.common], np.float32)
         limits = np.array([round(d * 2**32) - 2**31 for d in steps.keep or (1.0,) * count], np.int64)
         return Settings(options, _numbers(steps, count, -count % 4), scalars, limits)
@@ -187,7 +190,7 @@ def _chances(steps: Steps, source: Source, chunk: Chunk) -> np.ndarray:
 
 
 def _fast(steps: Steps, kind: str, count: int) -> int:
-    """Whether a loop over four bfloat16 tasks at once knows these steps, and which; the others go task by task."""
+    """Whether a loop over four tasks of two bytes at once knows these steps, and which; the others go task by task."""
     if steps.keep is not None or steps.times is not None or steps.over is not None:
         return 0
     trims = steps.low is not None or steps.high is not None
@@ -195,27 +198,27 @@ def _fast(steps: Steps, kind: str, count: int) -> int:
         return 1
     plain = trims and steps.high is None and steps.weights is None
     if kind in ("ELECT_MEAN", "ELECTION") and count <= 4 and plain:
-        return kernels().PLAIN
-    known = ("SUM", "ELECT_MEAN", "ELECT_SUM", "ELECTION") if trims else ("CONSENSUS",)
-    return int(count <= 4 and kind in known)
+        return places.PLAIN
+    return int(kind in (("SUM", "ELECT_MEAN", "ELECT_SUM", "ELECTION") if trims else ("CONSENSUS",)))
 
 
 def _numbers(steps: Steps, count: int, padding: int) -> np.ndarray:
-    loops = kernels()
     grow = steps.times if steps.times is not None else steps.over
     rows: Mapping[int, tuple[Tensor | None, float]] = {
-        loops.FACTOR: (steps.factors, 0.0),
-        loops.LOW: (steps.low, 0.0),
-        loops.HIGH: (steps.high, np.inf),
-        loops.GROWTH: (grow, 1.0),
-        loops.WEIGHT: (steps.weights, 1.0),
-        loops.MASK: (steps.mask_threshold, 0.0),
+        places.FACTOR: (steps.factors, 0.0),
+        places.LOW: (steps.low, 0.0),
+        places.HIGH: (steps.high, np.inf),
+        places.GROWTH: (grow, 1.0),
+        places.WEIGHT: (steps.weights, 1.0),
+        places.MASK: (steps.mask_threshold, 0.0),
+        places.BORDER: (steps.border, 0.0),
+        places.BEST: (steps.best, 0.0),
     }
-    numbers = np.zeros((loops.ROWS, count + padding), np.float32)
+    numbers = np.zeros((places.ROWS, count + padding), np.float32)
     for row, (given, default) in rows.items():
         numbers[row, :] = default
         if given is not None:
             numbers[row, :count] = given.numpy()
-    for row in (loops.FACTOR, loops.WEIGHT):  # padding has neither vote nor share
+    for row in (places.FACTOR, places.WEIGHT):  # padding has neither vote nor share
         numbers[row, count:] = 0
     return numbers

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from explorer.compute.compiled import BF16, F32, compiled
-from explorer.merging._fused_kernels import FAST, OPTIONS, merge
+from explorer.compute.compiled import F32, compiled
+from explorer.merging._fused_kernels import merge
 
 
 @compiled
@@ -28,22 +28,18 @@ def merge_all(
     """
     n_tasks, width = len(order), numbers.shape[2]
     tasks, task_kinds = np.empty(width, np.int64), np.empty(n_tasks, np.int64)
-    targets, chosen = np.empty(outs.shape[1], np.int64), np.empty(OPTIONS, np.int64)
+    targets = np.empty(outs.shape[1], np.int64)
     for s in range(first, last):
         name, start, count = segments[s, 0], segments[s, 1], segments[s, 2]
         row = which[name]
         base = places[name, 0] + start * _width(kinds[name, 0])
-        halves = kinds[name, 0] == BF16
         tasks[:] = base
         for t in range(n_tasks):
             kind = kinds[name, 1 + order[t]]
             tasks[t] = places[name, 1 + order[t]] + start * _width(kind)
             task_kinds[t] = kind
-            halves &= kind == BF16
         for o in range(len(targets)):
             targets[o] = outs[name, o] + start * _width(out_kinds[name])
-        chosen[:] = options[row]
-        chosen[FAST] *= halves
         change, size, _ = merge(
             base,
             kinds[name, 0],
@@ -53,7 +49,7 @@ def merge_all(
             out_kinds[name],
             count,
             start,
-            chosen,
+            options[row],
             numbers[row],
             scalars[row],
             limits[row],

@@ -25,18 +25,35 @@ from explorer.compute.compiled import (
     store,
     widen,
 )
-from explorer.merging._fused_four import agreed_sum, elected, elected_balance, elected_mean, plain_sum, trimmed_sum
+from explorer.merging._fused_more import fast, fast_balance, is_fast
+from explorer.merging._fused_options import (
+    COMBINE,
+    CONSENSUS,
+    DRAWS,
+    ELECT_MAX,
+    ELECT_MEAN,
+    ELECTION,
+    FACTOR,
+    FAST,
+    GROWS,
+    GROWTH,
+    HIGH,
+    LOW,
+    MASK,
+    MIN_TASKS,
+    PAIRS,
+    PLAIN,
+    SUM,
+    TALL,
+    TIES_POSITIVE,
+    TRIMS,
+    WEIGHT,
+)
+from explorer.merging._fused_scores import balanced
 
 BLOCK = 1024
 """Elements at a time: four tasks of it in float32 are 16 KiB. Shorter blocks pay more for what a block costs itself."""
 
-SUM, ELECT_MEAN, ELECT_SUM, ELECT_MAX, ELECTION, CONSENSUS, TALL = range(7)
-FACTOR, LOW, HIGH, GROWTH, WEIGHT, MASK, ROWS = range(7)
-"""Rows of `numbers` [ROWS, T]."""
-COMBINE, TRIMS, DRAWS, GROWS, TIES_POSITIVE, MIN_TASKS, FAST, DIVIDES, OPTIONS = range(9)
-"""Places in `options`."""
-PLAIN = 2
-"""A value of FAST: votes have no upper limit, and a mean divides by the number of agreeing tasks."""
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
@@ -184,6 +201,8 @@ def combine(values, numbers, tasks, count, options, scalars, merged, spare, othe
     """One merged block from the tasks' values; `merged` holds their sum at first."""
     if options[COMBINE] == CONSENSUS:
         _agree(values, numbers, tasks, count, options, merged, spare, other)
+    elif options[COMBINE] >= PAIRS:
+        balanced(values, numbers, tasks, count, options[COMBINE], merged)
     elif options[COMBINE] != SUM:
         _elect(values, numbers, tasks, count, options, merged, spare, other)
     _scaled(merged, count, scalars)
@@ -235,31 +254,6 @@ def _gather(tasks, kinds, start, count, position, options, numbers, limits, seed
 
 
 @compiled
-def _fast(base, tasks, n_tasks, options, numbers, scalars, start, count, weights, merged):
-    """One merged block four tasks at a time; returns the bits of the largest |τ| (0 for the plain sum)."""
-    change = np.uint32(0)
-    factors, lows, highs = numbers[FACTOR], numbers[LOW], numbers[HIGH]
-    if options[COMBINE] == CONSENSUS:
-        enough = np.float32(options[MIN_TASKS])
-        change = agreed_sum(base, tasks, factors, numbers[MASK], enough, start, count, weights, merged)
-    elif not options[TRIMS]:
-        for first in range(0, n_tasks, 4):
-            plain_sum(base, tasks, factors, first, start, count, weights, merged)
-        return change
-    elif options[COMBINE] == SUM or options[COMBINE] == ELECTION:
-        change = trimmed_sum(base, tasks, factors, lows, highs, start, count, weights, merged)
-    elif options[FAST] == PLAIN:
-        tie = np.float32(1 if options[TIES_POSITIVE] else -1)
-        change = elected_mean(base, tasks, factors, lows, tie, start, count, weights, merged)
-    else:
-        mean, tie = options[COMBINE] == ELECT_MEAN, np.float32(1 if options[TIES_POSITIVE] else -1)
-        shares = numbers[WEIGHT]
-        change = elected(base, tasks, factors, shares, lows, highs, mean, tie, start, count, weights, merged)
-    _scaled(merged, count, scalars)
-    return change
-
-
-@compiled
 def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, options, numbers, scalars, limits, seeds):
     """Merge `count` elements from address to address.
 
@@ -267,6 +261,7 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
     largest |task vector| (0 on the fast path) and of the largest |merged weight|, and the balance of elected signs.
     """
     n_tasks = len(kinds)
+    quick = options[FAST] if is_fast(base_kind, kinds) else 0
     values = np.empty((n_tasks, BLOCK), np.float32)
     # Four arrays, not the rows of one: those would be of unknown stride, and no loop over them vectorised.
     weights, merged = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
@@ -274,12 +269,14 @@ def merge(base, base_kind, tasks, kinds, outs, out_kind, count, position, option
     change, size, balance = np.uint32(0), np.uint32(0), 0
     for start in range(0, count, BLOCK):
         n = min(BLOCK, count - start)
-        if options[FAST] == PLAIN and options[COMBINE] == ELECTION:
-            found, more = elected_balance(base, tasks, numbers[FACTOR], numbers[LOW], start, n)
+        if quick == PLAIN and options[COMBINE] == ELECTION:
+            found, more = fast_balance(base_kind, base, tasks, numbers[FACTOR], numbers[LOW], start, n)
             change, balance = max(change, found), balance + more
             continue
-        if options[FAST]:
-            change = max(change, _fast(base, tasks, n_tasks, options, numbers, scalars, start, n, weights, merged))
+        if quick:
+            found = fast(base_kind, base, tasks, options, numbers, start, n, weights, merged, spare, other)
+            change = max(change, found)
+            _scaled(merged, n, scalars)
             if options[COMBINE] == ELECTION:
                 balance += _balance(merged, n)
                 continue

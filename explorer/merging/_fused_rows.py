@@ -27,7 +27,8 @@ from explorer.compute.compiled import (
     store,
     widen,
 )
-from explorer.merging._fused_kernels import BLOCK, DIVIDES, FACTOR, add_all, combine
+from explorer.merging._fused_kernels import BLOCK, add_all, combine
+from explorer.merging._fused_options import DIVIDES, FACTOR
 
 SHORT, LONG = 32, 1 << 16
 """Rows of up to SHORT values are ordered by insertion, those of LONG and more by digits."""

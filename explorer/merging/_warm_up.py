@@ -15,7 +15,7 @@ from explorer.merging._fused import Steps
 
 
 def warm_up() -> None:
-    """One small merge and one small selection; the types are those of every other."""
+    """Small merges and one small selection; the types are those of every other."""
     readiness.wait()
     count = brackets.LEAST
     generator = torch.Generator().manual_seed(0)
@@ -24,7 +24,8 @@ def warm_up() -> None:
     source = StateDictSource(base, tuned)
     out, row = torch.empty(count, dtype=torch.bfloat16), Row({"w": (count,)}, {"w": torch.bfloat16})
     _fused.write(Steps("sum", torch.ones(2)), source, Chunk("w", 0, count), [out])
-    merge_into(prepare("task_arithmetic", source), source, row)
+    for method in ("task_arithmetic", "pcb"):
+        merge_into(prepare(method, source), source, row)
     reference_sums(source)
     contribution_sums(source, [row.views()])
     ranked = Steps("sum", torch.ones(2), keep=(0.5, 0.5), spread=(0.1, 0.1), over_chance=True)

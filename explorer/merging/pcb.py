@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from explorer.compute.source import numel
+from explorer.merging import _curves
 from explorer.merging import _parts as parts
 from explorer.merging._api import Stat, method, per_task
 from explorer.merging._derived import extremes, values_at
+from explorer.merging._fused import Steps
+from explorer.merging._scores import borders
 from explorer.merging._statistics import Statistics
 from explorer.params import Advanced, Choice, PerBlock, PerTask, Range
 
 ALL = slice(None)
 CLAMPED = {"paper": 0.0, "es": 0.01, "vision": 0.01, "nlp": 0.01, "root": 0.0001}
+COMPILED = {"es": "pairs", "vision": "signed", "nlp": "raw", "root": "raw"}
 
 
 @method(
@@ -74,19 +78,43 @@ def _(statistics: Statistics, parameters: Mapping[str, Any]) -> Mapping[str, Sta
 
     low, high = statistics.magnitudes_at(quantiles, keys=[("pcb", part)] * count)
     stats: dict[str, Stat] = {"low": low, "high": high}
+
+    def rank(n: int) -> int:
+        return n - int(n * (1 - density))
+
+    def compiled() -> Tensor | None:
+        if variant == "paper" or not isinstance(low, Tensor) or low.dtype != torch.float32:
+            return None
+        steps = _steps(variant, torch.ones(count), stats)
+        return borders(steps, statistics.source, rank, statistics.executor, statistics.cancel)
+
+    found = statistics.kept(("pcb borders", variant, density), compiled)
+    if found is not None:
+        return {**stats, "border": found[:, 0], "best": found[:, 1]}
     if variant == "paper":
         stats |= _paper_statistics(statistics, count)
     ends = values_at(
         statistics,
         f"pcb {variant} {density}",
         lambda deltas, given, task: _score(deltas, given, variant, slice(task, task + 1))[0],
-        lambda name, task, n: (n - int(n * (1 - density)), 1),
+        lambda name, task, n: (rank(n), 1),
         rows=count,
         width=2,
         given=stats,
     )
     assert isinstance(ends, Tensor)
     return {**stats, "border": ends[:, 0], "best": ends[:, 1]}
+
+
+@pcb.fused
+def _(*, scale: Tensor, variant: str, stats: Mapping[str, Tensor], **_: Any) -> Steps | None:
+    known = variant in COMPILED and all(stats[k].dtype == torch.float32 for k in ("low", "border"))
+    return _steps(variant, scale, stats) if known else None
+
+
+def _steps(variant: str, scale: Tensor, stats: Mapping[str, Any]) -> Steps:
+    low, high, border, best = (stats.get(key) for key in ("low", "high", "border", "best"))
+    return Steps(COMPILED[variant], scale, low=low, high=high, border=border, best=best)
 
 
 def _clamped(deltas: Tensor, stats: Mapping[str, Tensor]) -> Tensor:
@@ -104,13 +132,13 @@ def _score(deltas: Tensor, stats: Mapping[str, Tensor], variant: str, tasks: sli
     low, high = (parts.column(stats[k], deltas).to(deltas.dtype) for k in ("low", "high"))
     size = deltas.abs().clamp_(min=low).clamp_(max=high)
     relative = _unit(size, low, high)
-    within = (relative[tasks].square() * len(deltas)).exp_()
+    within = _curves.exp(relative[tasks].square() * len(deltas))
     signed = relative.mul_(deltas.sign())
     if variant == "es":
-        agreement = torch.stack([parts.task_sum(torch.tanh(row * signed).double()) for row in signed[tasks]])
+        agreement = torch.stack([parts.task_sum(_curves.tanh_within_1(row * signed).double()) for row in signed[tasks]])
         return within.mul_(agreement.to(deltas.dtype))
     others = parts.task_sum((signed if variant == "vision" else deltas).double()).to(deltas.dtype)
-    return within.mul_(torch.tanh(deltas[tasks] * others))
+    return within.mul_(_curves.tanh(deltas[tasks] * others))
 
 
 def _pairs(deltas: Tensor, tasks: slice = ALL) -> Tensor:

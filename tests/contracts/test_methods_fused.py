@@ -43,6 +43,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         *({"rescale": r, "density_spread": e} for r in ("probability", "none") for e in (0.0, 0.05, 0.5)),
         {"density": 0.01, "density_spread": {"a": 0.0, "b": 0.5}},
     ],
+    "pcb": [
+        *({"density": d, "scale": UNEVEN} for d in (0.6, 1.0)),
+        *({"variant": v, "density": 0.6} for v in ("vision", "nlp", "root")),
+    ],
 }
 NOT_FUSED: dict[str, list[dict[str, Any]]] = {
     "weight_average": [{"normalize": False}],
@@ -51,6 +55,7 @@ NOT_FUSED: dict[str, list[dict[str, Any]]] = {
     "consensus": [{"multi_task_vector": "ties"}],
     "breadcrumbs": [{"scope": "row"}],
     "della": [{"rescale": "l1"}],
+    "pcb": [{"variant": "paper"}],
 }
 
 

@@ -59,6 +59,15 @@ def test_usual_values_need_no_second_way(kind: str) -> None:
     assert brackets.kth_largest(scan_of(values_of(kind), torch.bfloat16), [N // 5 + 1, N // 100]) is not None
 
 
+def test_tensors_that_differ_are_all_sampled() -> None:
+    generator = torch.Generator().manual_seed(4)
+    changes = {f"w{i:02}": torch.randn(9000, generator=generator) * 2.0 ** (i * 7 % 10) for i in range(50)}
+    source = StateDictSource({n: torch.zeros(9000) for n in changes}, {"t": changes})
+    values = select.scan(source, 0)
+    for share in (3, 5, 8, 20):
+        assert brackets.kth_largest(values, [values.elements // share]) is not None
+
+
 def test_a_sample_that_misleads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     values = scan_of(values_of("normal"), torch.float32)
     wanted = by_sorting(values)
@@ -70,7 +79,7 @@ def test_a_sample_that_misleads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_too_many_values_inside_are_left_to_counting(monkeypatch: pytest.MonkeyPatch) -> None:
     values = scan_of(values_of("normal"), torch.float32)
-    monkeypatch.setattr(brackets, "_bracket", lambda *_: (0, 0x7FFFFFFF))
+    monkeypatch.setattr(brackets, "bracket", lambda *_: (0, 0x7FFFFFFF))
     assert brackets.kth_largest(values, [N // 5]) is None
     assert select.kth_largest(values, N // 5).item() == by_sorting(values)[N // 5 - 1].item()
 

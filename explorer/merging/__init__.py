@@ -2,6 +2,7 @@
 
 from explorer.merging._add_ons import ADD_ONS, AddOn, add_on, check_add_ons
 from explorer.merging._api import METHODS, Method, method
+from explorer.merging._pieces import MergedPiece, merge_piece, piece_bytes, pieces
 from explorer.merging._run import Prepared, cast, merge_chunk, merge_deltas, merge_into, merge_tensor, plan, prepare
 from explorer.merging._statistics import Statistics
 from explorer.merging._survival import survival, survival_table, tensor_sums
@@ -10,6 +11,7 @@ __all__ = [
     "ADD_ONS",
     "METHODS",
     "AddOn",
+    "MergedPiece",
     "Method",
     "Prepared",
     "Statistics",
@@ -19,8 +21,11 @@ __all__ = [
     "merge_chunk",
     "merge_deltas",
     "merge_into",
+    "merge_piece",
     "merge_tensor",
     "method",
+    "piece_bytes",
+    "pieces",
     "plan",
     "prepare",
     "survival",

@@ -64,9 +64,7 @@ class Written:
     resumed_bytes: int
 
 
-def portions(
-    prepared: Prepared, source: Source, base: Checkpoint, dtypes: Mapping[str, torch.dtype]
-) -> list[Portion]:
+def portions(prepared: Prepared, source: Source, base: Checkpoint, dtypes: Mapping[str, torch.dtype]) -> list[Portion]:
     """All work of an export in the order of the base's tensors; reads no values."""
     merged, found = set(source.names), []
     models = len(prepared.tasks) if prepared.method.output == "per_task" else 1

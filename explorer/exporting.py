@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from explorer import __version__
-from explorer.card import model_card
+from explorer.checkpoints import open_checkpoint
 from explorer.checkpoints.files import remember_digests
 from explorer.checkpoints.staging import Staging
 from explorer.checkpoints.writer import SHARD_BYTES, FolderWriter
+from explorer.companions import COMPANIONS, RECIPE_FILE, write_companions, write_sidecar
 from explorer.compute.source import Source
 from explorer.errors import ExplorerError, RecipeError, sentence
 from explorer.executor import CancelToken, ProgressCallback, SerialExecutor, ThreadExecutor
 from explorer.export_pass import BUDGET_BYTES, Pass, Room, noted, portions, run_pass
+from explorer.export_rates import keep_rate
 from explorer.merging import METHODS, Prepared, prepare, survival_table
-from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
+from explorer.opening import OpenModels, open_models, output_dtype
 from explorer.recipe import Recipe
 from explorer.results import Result
 from explorer.seeds import digest_of
+from explorer.verifying import VERIFY_BYTES, Verification, check_loading, check_tensors
 
-RECIPE_FILE = "explorer_recipe.yaml"
-COMPANIONS = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "added_tokens.json", "generation_config.json",
-    "chat_template.jinja", "preprocessor_config.json", "processor_config.json", "LICENSE", "NOTICE",
-)  # fmt: skip
+__all__ = ["COMPANIONS", "RECIPE_FILE", "Export", "ExportSettings", "run_recipe", "spare_inputs", "write_merge"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +126,8 @@ def write_merge(
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)
     total = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
     seconds = time.perf_counter() - started
+    if settings.cache and not job.resumed_bytes:
+        keep_rate(settings.cache, method.name, job.moved_bytes / seconds)
     return Export(out_dir, folders, total, seconds, job.survival(), job.checked, job.resumed_bytes)
 
 
@@ -158,6 +155,7 @@ class _Job:
     sums: list[torch.Tensor] = field(default_factory=list)
     checked: tuple[str, ...] = ()
     resumed_bytes: int = 0
+    moved_bytes: int = 0
 
     def survival(self) -> Result:
         """What the stored dtype left of the tensors written so far."""
@@ -209,10 +207,32 @@ def _write_folders(job: _Job, targets: Sequence[Path], overwrite: bool) -> tuple
             work = portions(job.prepared, job.source, base, dtypes)
             written = run_pass(made, work, progress=job.progress, cancel=job.cancel)
         job.sums, job.resumed_bytes = written.sums, written.resumed_bytes
+        job.moved_bytes = sum(p.read_bytes + p.write_bytes for p in work)
         single = job.prepared.method.output == "single"
-        for writer, task in zip(writers, (None,) if single else job.recipe.task_names, strict=True):
-            _write_companions(job, task, writer, dtypes)
+        for index, task in enumerate((None,) if single else job.recipe.task_names):
+            _finish(job, writers[index], dtypes, task, written.digests[index], written.steps)
     return tuple(targets)
+
+
+def _finish(
+    job: _Job,
+    writer: FolderWriter,
+    dtypes: Mapping[str, torch.dtype],
+    task: str | None,
+    pieces: Mapping[str, list[str]],
+    steps: Mapping[str, int],
+) -> None:
+    """The files beside the weights, and a look at what lies on the disk before it gets its name."""
+    survival = job.survival()
+    write_companions(job.recipe, job.models, writer, dtypes, task=task, scores=job.scores, survival=survival)
+    tensors = write_sidecar(job.recipe, job.models, writer, dtypes, pieces, steps)
+    writer.sync()
+    size = sum(info.numel * dtypes[name].itemsize for name, info in job.models.base.tensors.items())
+    if job.settings.verify if job.settings.verify is not None else size < VERIFY_BYTES:
+        held, problems = check_tensors(open_checkpoint(writer.folder), tensors, cancel=job.cancel)
+        more, wrong = check_loading(writer.folder) if not problems else ([], [])
+        job.checked = (*held, *more)
+        Verification(job.checked, (*problems, *wrong)).require("verify")
 
 
 @contextmanager
@@ -231,26 +251,3 @@ def hashing(models: OpenModels, cancel: CancelToken | None) -> Iterator[None]:
     thread.start()
     yield
     thread.join()
-
-
-def _write_companions(job: _Job, task: str | None, writer: FolderWriter, dtypes: dict[str, torch.dtype]) -> None:
-    base = job.models.base
-    if base.config:
-        writer.add_text("config.json", json.dumps(_config(job.models, dtypes), indent=2) + "\n")
-    folder = companions_folder(base)
-    for name in COMPANIONS:
-        if (folder / name).is_file():
-            writer.add_file(folder / name, name)
-    writer.add_text(RECIPE_FILE, job.recipe.to_yaml())
-    known = {"scores": job.scores, "survival": job.survival()}
-    writer.add_text("README.md", model_card(job.recipe, job.models, task=task, version=__version__, **known))
-
-
-def _config(models: OpenModels, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
-    """The base's configuration with the dtype that most merged numbers are stored in, under the keys it may have."""
-    numbers: Counter[str] = Counter()
-    for name in models.names:
-        numbers[str(dtypes[name]).removeprefix("torch.")] += models.base.info(name).numel
-    common = min(numbers, key=lambda d: (-numbers[d], d))
-    older = {"torch_dtype": common} if "torch_dtype" in models.base.config else {}
-    return {**models.base.config, "dtype": common, **older}

@@ -139,7 +139,7 @@ def remember_digests(folder: Path | None) -> None:
 
 
 def file_digest(stamp: FileStamp) -> str:
-    """The first half of the sha256 of a file's bytes, hexadecimal; remembered for as long as the file stays the same."""
+    """Half of the sha256 of a file's bytes, hexadecimal; remembered for as long as the file stays the same."""
     stamp.check()
     known = _digests.get(stamp)
     if known is None:

@@ -58,11 +58,18 @@ class Staging:
                 self._check_target()
                 if not self.folder.exists():
                     self.folder.mkdir()  # mode 0777 less the umask, so that others can read it
-                if self._resume_key:
-                    self.note(self._resume_key)
+                    self.note(self._resume_key or "")
         except BaseException:
             self.discard()
             raise
+
+    def check(self) -> None:
+        """Raise OutputError when the target could not be written as things are now; changes nothing."""
+        with self.guard("the folder"):
+            self._check_target()
+            parent = next(p for p in self.target.parents if p.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "no permission to write there", str(parent))
 
     def _take_up(self) -> None:
         """Make the folder of a killed run with the same key our own: its weights and its notes, nothing else of it."""
@@ -76,11 +83,10 @@ class Staging:
                     continue
                 os.rename(path, self.folder)
                 for other in self.folder.iterdir():
-                    if other.suffix != ".safetensors":
+                    if other.suffix != ".safetensors" and other.name != JOURNAL:
                         other.unlink()
-                self.notes = tuple(line for line in lines[1:-1] if line != self._resume_key)  # the last may be cut off
-                for line in (self._resume_key, *self.notes):
-                    self.note(line)
+                self.note("")  # the last line may be cut off
+                self.notes = tuple(filter(None, lines[1:]))
                 return
 
     def note(self, text: str) -> None:

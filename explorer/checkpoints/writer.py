@@ -13,14 +13,12 @@ may write pieces of tensors at once. With `resume_key`, what a killed run of the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor
 
 from explorer.checkpoints.safetensors import CODES, write_header
+from explorer.checkpoints.shards import Plan, Slot, WrittenFile, split, write_all, written
 from explorer.checkpoints.staging import Staging
 from explorer.errors import OutputError, near, sentence
 
@@ -40,33 +39,6 @@ _SYNC_BYTES = 1 << 28  # after so many bytes the disk gets to work, so that not 
 _SPARE_BYTES = 1 << 20  # for config, tokenizer, card; a full disk is noticed later all the same
 _PLAIN_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}")
 _INDEX = ".safetensors.index.json"
-
-Plan = Mapping[str, tuple[Sequence[int], torch.dtype]]
-
-
-@dataclass(frozen=True)
-class WrittenFile:
-    """One file of a finished folder."""
-
-    name: str
-    size_bytes: int
-    sha256: str
-
-
-@dataclass
-class _Slot:
-    """Where one tensor goes, and how much of it is there."""
-
-    shard: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    offset_bytes: int
-    written: int = 0
-    starts: set[int] = field(default_factory=set)
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
 
 
 class FolderWriter:
@@ -96,7 +68,7 @@ class FolderWriter:
         self._stem = stem
         self._metadata = {"format": "pt", **(metadata or {})}
         self._staging = Staging(Path(out_dir), overwrite=overwrite, resume_key=resume_key)
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._open: dict[str, BinaryIO] = {}
         self._names: list[str] = []
         self._lock = threading.Lock()
@@ -114,6 +86,11 @@ class FolderWriter:
         return self._staging.folder
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The files begun so far."""
+        return tuple(self._names)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a killed run of the same key noted; nothing for a new folder."""
         return self._staging.notes
@@ -126,7 +103,7 @@ class FolderWriter:
     def files(self) -> tuple[WrittenFile, ...]:
         """Every file of the finished folder with its checksum, read now; nothing before the end."""
         names = sorted(self._names) if self._finished else ()
-        return tuple(_written(self.out_dir / name) for name in names)
+        return tuple(written(self.out_dir / name) for name in names)
 
     def __enter__(self) -> FolderWriter:
         self._staging.begin()
@@ -152,7 +129,7 @@ class FolderWriter:
         if self._slots or unknown:
             raise ValueError(f"plan must be given once, with dtypes of safetensors; got {unknown or 'a second plan'}")
         with self._staging.guard("the weights"):
-            shards = self._split(tensors)
+            shards = split(tensors, self.shard_bytes)
             total_bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors.values())
             self._staging.require_space(total_bytes + _SPARE_BYTES)
             for number, names in enumerate(shards, start=1):
@@ -164,26 +141,13 @@ class FolderWriter:
             index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
             self.add_text(f"{self._stem}{_INDEX}", json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
-    def _split(self, tensors: Plan) -> list[list[str]]:
-        """Names per shard."""
-        shards: list[list[str]] = []
-        room = 0
-        for name, (shape, dtype) in tensors.items():
-            size = math.prod(shape) * dtype.itemsize
-            if not shards or (size > room and shards[-1]):
-                shards.append([])
-                room = self.shard_bytes
-            shards[-1].append(name)
-            room -= size
-        return shards
-
     def _begin_shard(self, file: str, tensors: Plan) -> None:
         header, offsets = write_header([(n, shape, dtype) for n, (shape, dtype) in tensors.items()], self._metadata)
         stream = self._create(file)
         self._open[file] = stream
-        _write_all(stream.fileno(), memoryview(header), 0)
+        write_all(stream.fileno(), memoryview(header), 0)
         for name, (shape, dtype) in tensors.items():
-            self._slots[name] = _Slot(file, tuple(shape), dtype, offsets[name])
+            self._slots[name] = Slot(file, tuple(shape), dtype, offsets[name])
 
     def add_tensor(self, name: str, tensor: Tensor) -> None:
         """Write one whole tensor, of the planned shape and dtype. Raises as `write_flat`."""
@@ -218,15 +182,15 @@ class FolderWriter:
             raise ValueError(f"{name} must be written once; got [{start}, …) again")
         self._put(name, slot, start, values)
 
-    def _put(self, name: str, slot: _Slot, start: int, values: Tensor) -> None:
+    def _put(self, name: str, slot: Slot, start: int, values: Tensor) -> None:
         raw = values.detach().cpu().contiguous().view(torch.uint8).numpy()
         handle = self._open[slot.shard].fileno()
         with self._staging.guard(f"tensor {name}"):
-            _write_all(handle, raw.data, slot.offset_bytes + start * slot.dtype.itemsize)
+            write_all(handle, raw.data, slot.offset_bytes + start * slot.dtype.itemsize)
             if self._count(slot, start, values.numel()):
                 os.fsync(handle)
 
-    def _count(self, slot: _Slot, start: int, elements: int) -> bool:
+    def _count(self, slot: Slot, start: int, elements: int) -> bool:
         """Remember that these elements are there; whether it is time for the disk to have them."""
         with self._lock:
             slot.starts.add(start)
@@ -247,7 +211,7 @@ class FolderWriter:
         """Count elements that a killed run has written, and that were read back and found right."""
         self._count(self._slot(name), start, stop - start)
 
-    def _slot(self, name: str) -> _Slot:
+    def _slot(self, name: str) -> Slot:
         if name not in self._slots:
             raise ValueError(f"tensor {name!r} was not planned. {near(name, self._slots)}")
         return self._slots[name]
@@ -264,14 +228,14 @@ class FolderWriter:
         with reader, self._staging.guard(f"file {name}"), self._create(name) as stream:
             offset = 0
             while block := reader.read(_BLOCK_BYTES):
-                _write_all(stream.fileno(), memoryview(block), offset)
+                write_all(stream.fileno(), memoryview(block), offset)
                 offset += len(block)
             os.fsync(stream.fileno())
 
     def add_text(self, name: str, text: str) -> None:
         """Write a UTF-8 text file into the folder. Raises OutputError."""
         with self._staging.guard(f"file {name}"), self._create(name) as stream:
-            _write_all(stream.fileno(), memoryview(text.encode("utf-8")), 0)
+            write_all(stream.fileno(), memoryview(text.encode("utf-8")), 0)
             os.fsync(stream.fileno())
 
     def _create(self, name: str) -> BinaryIO:
@@ -307,18 +271,3 @@ class FolderWriter:
     def _close(self) -> None:
         while self._open:
             self._open.popitem()[1].close()
-
-
-def _write_all(handle: int, data: memoryview, offset: int) -> None:
-    """Write all bytes at `offset`; a short write (a nearly full disk) is tried again, so that the cause is raised."""
-    done = 0
-    while done < len(data):
-        done += os.pwrite(handle, data[done : done + (1 << 30)], offset + done)
-
-
-def _written(path: Path) -> WrittenFile:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            digest.update(block)
-    return WrittenFile(path.name, path.stat().st_size, digest.hexdigest())

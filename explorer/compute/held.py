@@ -15,8 +15,8 @@ class HeldChunk:
     """
 
     def __init__(self, source: Source, chunk: Chunk) -> None:
-        self.tasks = tuple(source.tasks)
-        self.names = (chunk.name,)
+        self.tasks: tuple[str, ...] = tuple(source.tasks)
+        self.names: tuple[str, ...] = (chunk.name,)
         self.device = source.device
         self._source, self._chunk = source, chunk
         self._base = source.base(chunk.name, chunk.start, chunk.stop)

@@ -95,7 +95,12 @@ def _fill(prepared: Prepared, source: Source, chunk: Chunk, merged: Tensor) -> N
 def _by_rows(prepared: Prepared, source: Source, name: str) -> bool:
     """Whether the compiled pass makes this tensor row by row, though the method's function would need all of it."""
     method = prepared.method
-    if prepared.keeps_base or prepared.add_ons or not _fused.applies(method, source, name, torch.float32):
+    if (
+        prepared.keeps_base
+        or prepared.add_ons
+        or method.prepare_function
+        or not _fused.applies(method, source, name, torch.float32)
+    ):
         return False
     view = ordered(source, prepared.order)
     steps = method.fused_function(**_arguments(prepared, view, Chunk(name, 0, 0), torch.float32))  # type: ignore[misc]

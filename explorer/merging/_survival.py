@@ -116,7 +116,7 @@ def _kernels() -> ModuleType:
 def _compiled_sums(
     prepared: Prepared, source: Source, chunk: Chunk, weights: Tensor, stored: torch.dtype
 ) -> Tensor | None:
-    """The sums of `chunk_sums` by compiled loops; None where they do not know a dtype, or where a weight does not fit."""
+    """The sums of `chunk_sums` by compiled loops; None where they know no dtype of them, or a weight does not fit."""
     if source.device.type != "cpu" or stored not in KINDS or weights.dtype != torch.float32 or not readiness.ready():
         return None
     tasks = range(len(source.tasks))

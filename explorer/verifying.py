@@ -181,9 +181,14 @@ def check_loading(folder: Path) -> tuple[list[str], list[str]]:
             load_tokenizer(folder)
             held.append("the tokenizer loads")
         except InputError as error:
-            held.append(f"the tokenizer does not load: {error}")
+            held.append(f"the tokenizer does not load: {_first(error)}")
     said, wrong = _forward(folder)
     return [*held, *said], wrong
+
+
+def _first(error: InputError) -> str:
+    """The beginning of a message that may be long."""
+    return " ".join(str(error).split())[:200]
 
 
 def _forward(folder: Path) -> tuple[list[str], list[str]]:
@@ -196,7 +201,7 @@ def _forward(folder: Path) -> tuple[list[str], list[str]]:
             checkpoint, dtype=torch.bfloat16 if checkpoint.total_bytes > _LARGE_BYTES else torch.float32
         )
     except InputError as error:
-        return [f"no model was built: {error}"], []
+        return [f"no model was built: {_first(error)}"], []
     ids = torch.arange(8).remainder(max(1, int(getattr(module.config, "vocab_size", 8) or 8))).view(1, -1)
     try:
         with torch.inference_mode():

@@ -273,7 +273,9 @@ def test_two_runs_at_one_target(many: Path, tmp_path: Path) -> None:
     for run in runs:
         run.join()
     done = [end for end in ends if isinstance(end, Export)]
-    assert len(done) == 1 and re.search("Another run wrote|new or empty folder", str(next(e for e in ends if e not in done)))
+    assert len(done) == 1 and re.search(
+        "Another run wrote|new or empty folder", str(next(e for e in ends if e not in done))
+    )
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     run_recipe(recipe, tmp_path / "alone", settings=PLAIN)
     assert equal(out, tmp_path / "alone")

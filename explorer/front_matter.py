@@ -74,10 +74,10 @@ def model_index(title: str, scores: Result | None, task: str | None) -> dict[str
     table = table if task is None else table[table["task"] == task]
     results = [
         {
-            "task": {"type": "text-classification", "name": str(row.task)},
-            "dataset": {"type": str(row.task), "name": str(row.task)},
-            "metrics": [{"type": "accuracy", "name": "accuracy", "value": round(float(row.accuracy), 6)}],
+            "task": {"type": "text-classification", "name": str(row["task"])},
+            "dataset": {"type": str(row["task"]), "name": str(row["task"])},
+            "metrics": [{"type": "accuracy", "name": "accuracy", "value": round(float(row["accuracy"]), 6)}],
         }
-        for row in table.itertuples()
+        for row in table.to_dict("records")
     ]
     return {"model-index": [{"name": title, "results": results}]} if results else {}

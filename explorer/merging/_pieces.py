@@ -14,7 +14,6 @@ from explorer.compute.held import HeldChunk
 from explorer.compute.source import Chunk, Source, arithmetic_dtype, numel
 from explorer.errors import InputError, sentence
 from explorer.merging import _fused
-from explorer.merging._cast import cast
 from explorer.merging._inputs import ordered
 from explorer.merging._run import MERGE_CHUNK_ELEMENTS, Prepared, _arguments, _fused_chunk, merge_chunk, merge_tensor
 from explorer.merging._survival import chunk_sums
@@ -68,8 +67,11 @@ def merge_piece(prepared: Prepared, source: Source, chunk: Chunk, stored: torch.
     if merged.dtype != torch.float32 or not _fused_chunk(prepared, held, chunk, torch.float32, list(merged)):
         _fill(prepared, held if _held_suffices(prepared, source, chunk) else source, chunk, merged)
     _require_finite(merged, chunk.name)
-    sums = chunk_sums(prepared, held, chunk, merged if several else merged[0], stored)
-    return MergedPiece([_cast(row, stored, chunk.name) for row in merged], sums)
+    try:
+        sums = chunk_sums(prepared, held, chunk, merged if several else merged[0], stored)
+    except InputError as error:  # a weight that does not fit the stored dtype
+        raise InputError(str(error).replace("weights must", f"weights of {chunk.name} must", 1)) from error
+    return MergedPiece([row.to(stored) for row in merged], sums)
 
 
 def _held_suffices(prepared: Prepared, source: Source, chunk: Chunk) -> bool:
@@ -114,11 +116,3 @@ def _require_finite(merged: Tensor, name: str) -> None:
     bad = int((~torch.isfinite(merged)).sum())
     must = f"every merged weight of {name} must be a finite number"
     raise InputError(sentence("merge", must, f"{bad} that are not", "Choose a smaller scale, or another method."))
-
-
-def _cast(row: Tensor, stored: torch.dtype, name: str) -> Tensor:
-    """Rounded to the stored dtype. Raises InputError that names the tensor where a weight does not fit."""
-    try:
-        return cast(row, stored)
-    except InputError as error:
-        raise InputError(str(error).replace("merged weights must", f"merged weights of {name} must", 1)) from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
 
 import yaml
 
 from explorer.checkpoints import Checkpoint
+from explorer.front_matter import library_of, licence_of, model_index
 from explorer.merging import METHODS, check_add_ons
 from explorer.opening import OpenModels
-from explorer.recipe import Recipe, hub_parts
+from explorer.recipe import Recipe, hub_parts, model_name
 from explorer.results import Result
 from explorer.survival import survival_lines
 
@@ -30,10 +32,16 @@ def model_card(
     Paths that mean nothing on another machine appear by their last part; the recipe file beside it keeps them whole.
     """
     method = METHODS.get(recipe.method)
+    given = [recipe.base, *(t.checkpoint for t in recipe.tasks)]
+    folders = {model_name(g): c.on_disk for g, c in zip(given, (models.base, *models.tasks.values()), strict=True)}
+    licence = licence_of(folders)
+    title = f"Merge of {_listed(recipe.task_names)}"
+    more = {**licence.front, **library_of(models.base.config), **model_index(title, scores, task)}
     parts = [
-        _front_matter("transformers", [recipe.base, *(t.checkpoint for t in recipe.tasks)], "merge"),
-        f"# Merge of {_listed(recipe.task_names)}",
+        _front_matter(given, "merge", more),
+        f"# {title}",
         "",
+        *licence.warning,
         "## Merge details",
         "",
         f"Method: **{method.title}** ({method.paper}). {method.formula}".strip(),
@@ -80,7 +88,7 @@ def adapter_card(
     method = METHODS.get(recipe.method)
     return "\n".join(
         [
-            _front_matter("peft", [recipe.base], "adapter"),
+            _front_matter([recipe.base], "adapter", {"library_name": "peft"}),
             f"# Merged adapter of {_listed(recipe.task_names)}",
             "",
             f"Method: **{method.title}** ({method.paper}). {method.formula}".strip(),
@@ -109,11 +117,11 @@ def _tasks_merged(recipe: Recipe, models: OpenModels) -> list[str]:
     return [f"- {t.name}: {_model(t.checkpoint, models.tasks[t.name].on_disk)}" for t in recipe.tasks]
 
 
-def _front_matter(library: str, models: Sequence[str], relation: str) -> str:
+def _front_matter(models: Sequence[str], relation: str, more: Mapping[str, Any]) -> str:
     front = {
-        "base_model": [_shareable(m) for m in models],
+        "base_model": list(dict.fromkeys(_shareable(m) for m in models)),
         "base_model_relation": relation,
-        "library_name": library,
+        **more,
         "tags": ["merge", "task-interference-explorer"],
     }
     return "---\n" + yaml.safe_dump(front, sort_keys=False, allow_unicode=True) + "---\n"

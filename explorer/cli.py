@@ -19,6 +19,7 @@ from explorer import adapter_command, mergekit_command
 from explorer.commands import COMMANDS, add_commands
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, all_problems, sentence
+from explorer.export_command import add_export_options, add_verify, run_plan, run_verify, settings_of
 from explorer.gather_command import add_gather, run_gather
 from explorer.recipe import Recipe, hub_parts, model_name
 from explorer.survey_command import ReportWriter, add_survey, run_survey
@@ -53,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
         help="apply an add-on to the result, such as lines:alpha=0.1,beta=0.9; may be given several times",
     )
     merge.add_argument("--overwrite", action="store_true", help="replace OUT_DIR when it exists")
+    add_export_options(merge)
     mergekit_command.add_merge_options(merge)
+    add_verify(commands)
     mergekit_command.add_command(commands)
     adapter_command.add_parser(commands)
     evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
@@ -176,13 +179,16 @@ def _merge(arguments: argparse.Namespace) -> int:
     recipe = changed(recipe, arguments.set)
     recipe = replace(recipe, add_ons=(*recipe.add_ons, *map(add_on_of, arguments.add_on)))
     _download(arguments, recipe.checkpoints)
-    export = run_recipe(recipe, arguments.out_dir, overwrite=arguments.overwrite, progress=progress_line)
+    if arguments.plan:
+        return run_plan(arguments, recipe)
+    how = {"overwrite": arguments.overwrite, "settings": settings_of(arguments)}
+    export = run_recipe(recipe, arguments.out_dir, progress=progress_line, **how)
     if arguments.json:
         plain = {"path": export.path, "folders": export.folders, "total_bytes": export.total_bytes}
         print_json({**plain, "seconds": export.seconds, "survival": export.survival.to_json()})
         return 0
     print(f"wrote {export.path}  ({export.total_bytes:,} bytes in {export.seconds:.1f} s)")
-    print(survival_text(export.survival))
+    print("\n".join([survival_text(export.survival), *export.checked]))
     return 0
 
 
@@ -218,6 +224,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "survey": _survey,
     "merge": _merge,
+    "verify": run_verify,
     "merge-adapters": adapter_command.run,
     "mergekit": mergekit_command.run_explain,
     "evaluate": _evaluate,

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-import json
+import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from explorer import __version__
-from explorer.card import model_card
+from explorer.checkpoints import open_checkpoint
+from explorer.checkpoints.files import remember_digests
 from explorer.checkpoints.staging import Staging
-from explorer.checkpoints.writer import FolderWriter
-from explorer.compute.source import Source, arithmetic_dtype
-from explorer.errors import RecipeError, sentence
-from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor, ThreadExecutor
-from explorer.merging import METHODS, Prepared, cast, merge_tensor, prepare, survival_table, tensor_sums
-from explorer.opening import OpenModels, companions_folder, open_models, output_dtype
+from explorer.checkpoints.writer import SHARD_BYTES, FolderWriter
+from explorer.companions import COMPANIONS, RECIPE_FILE, write_companions, write_sidecar
+from explorer.compute.source import Source
+from explorer.errors import ExplorerError, RecipeError, sentence
+from explorer.executor import CancelToken, ProgressCallback, SerialExecutor, ThreadExecutor
+from explorer.export_pass import BUDGET_BYTES, Pass, Room, noted, portions, run_pass
+from explorer.export_rates import keep_rate
+from explorer.merging import METHODS, Prepared, prepare, survival_table
+from explorer.opening import OpenModels, open_models, output_dtype
 from explorer.recipe import Recipe
 from explorer.results import Result
+from explorer.seeds import digest_of
+from explorer.verifying import VERIFY_BYTES, Verification, check_loading, check_tensors
 
-RECIPE_FILE = "explorer_recipe.yaml"
-COMPANIONS = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
-    "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "added_tokens.json", "generation_config.json",
-    "chat_template.jinja", "preprocessor_config.json", "processor_config.json", "LICENSE", "NOTICE",
-)  # fmt: skip
+__all__ = ["COMPANIONS", "RECIPE_FILE", "Export", "ExportSettings", "run_recipe", "spare_inputs", "write_merge"]
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How an export runs; none of it changes a bit of the weights.
+
+    `budget_bytes`: memory for pieces in work, beside the program itself. `shard_bytes`: a weight file is closed before
+    it would pass this. `verify`: None checks outputs below `VERIFY_BYTES`. `cache`: a folder for digests of inputs and
+    measured rates, None for neither.
+    """
+
+    budget_bytes: int = BUDGET_BYTES
+    shard_bytes: int = SHARD_BYTES
+    verify: bool | None = None
+    cache: Path | None = None
+
+
+DEFAULTS = ExportSettings()
 
 
 @dataclass(frozen=True)
 class Export:
     """What was written: the folder (one folder per task inside it for per-task methods), its size, the time.
 
-    `survival` says what the stored dtype left of the task vectors.
+    `survival` says what the stored dtype left of the task vectors; `checked` what was verified, in sentences;
+    `resumed_bytes` is the part of the weights that a killed run had written.
     """
 
     path: Path
@@ -45,6 +63,8 @@ class Export:
     total_bytes: int
     seconds: float
     survival: Result
+    checked: tuple[str, ...] = ()
+    resumed_bytes: int = 0
 
 
 def run_recipe(
@@ -56,6 +76,7 @@ def run_recipe(
     scores: Result | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    settings: ExportSettings = DEFAULTS,
 ) -> Export:
     """Merge by a recipe and write the model folder.
 
@@ -73,6 +94,7 @@ def run_recipe(
         scores=scores,
         progress=progress,
         cancel=cancel,
+        settings=settings,
     )
 
 
@@ -86,21 +108,27 @@ def write_merge(
     scores: Result | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
+    settings: ExportSettings = DEFAULTS,
 ) -> Export:
     """Like `run_recipe` for models that are already open; `source` may be their resident copy."""
     started = time.perf_counter()
     spare_inputs(models, out_dir)
-    source = source or models.source
+    if settings.cache:
+        remember_digests(settings.cache / "digests")
+    source = source or models.reading
     method = METHODS.get(recipe.method)
     # As the live merge does: on one thread, torch's own threads wait for each other whenever the cores are busy.
     threads = ThreadExecutor(2) if source.device.type == "cpu" else SerialExecutor()
     values, add_ons = recipe.values(), recipe.add_ons
     prepared = prepare(method, source, values, executor=threads, seed=recipe.seed, cancel=cancel, add_ons=add_ons)
     single = method.output == "single"
-    job = _Job(recipe, models, source, prepared, threads, scores, progress, cancel)
+    job = _Job(recipe, models, source, prepared, settings, scores, progress, cancel)
     folders = _write_folders(job, (out_dir,), overwrite) if single else _write_per_task(job, out_dir, overwrite)
     total = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
-    return Export(out_dir, folders, total, time.perf_counter() - started, job.survival())
+    seconds = time.perf_counter() - started
+    if settings.cache and not job.resumed_bytes:
+        keep_rate(settings.cache, method.name, job.moved_bytes / seconds)
+    return Export(out_dir, folders, total, seconds, job.survival(), job.checked, job.resumed_bytes)
 
 
 def spare_inputs(models: OpenModels, out_dir: Path) -> None:
@@ -114,28 +142,35 @@ def spare_inputs(models: OpenModels, out_dir: Path) -> None:
         raise RecipeError(sentence("merge", must, str(held), "Give another folder."))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
     recipe: Recipe
     models: OpenModels
     source: Source
     prepared: Prepared
-    executor: Executor
+    settings: ExportSettings
     scores: Result | None
     progress: ProgressCallback | None
     cancel: CancelToken | None
     sums: list[torch.Tensor] = field(default_factory=list)
-
-    def merged(self, name: str, dtype: torch.dtype) -> list[torch.Tensor]:
-        """One merged tensor as it is stored, or one per task; what rounding cost it is added to `sums`."""
-        out = merge_tensor(self.prepared, self.source, name, arithmetic_dtype(self.source, name))
-        self.sums.append(tensor_sums(self.prepared, self.source, name, out, dtype, executor=self.executor))
-        return [cast(w, dtype) for w in ([out] if isinstance(out, torch.Tensor) else out)]
+    checked: tuple[str, ...] = ()
+    resumed_bytes: int = 0
+    moved_bytes: int = 0
 
     def survival(self) -> Result:
         """What the stored dtype left of the tensors written so far."""
         dtype = getattr(torch, self.recipe.dtype) if self.recipe.dtype else None
-        return survival_table(self.prepared, self.source, self.sums, dtype)
+        return survival_table(self.prepared, self.models.source, self.sums, dtype)
+
+    @property
+    def resume_key(self) -> str | None:
+        """Names all that the weights depend on; None where several folders are written, which begin anew."""
+        if self.prepared.method.output != "single":
+            return None
+        held = (self.models.base, *self.models.tasks.values(), *(g.file for g in self.models.given.values()))
+        stamps = [c.stamps for c in held]
+        made_by = (__version__, torch.__version__, str(self.source.device), self.settings.shard_bytes)
+        return digest_of("export", self.recipe.digest, self.models.names, *stamps, *made_by)
 
 
 def _write_per_task(job: _Job, out_dir: Path, overwrite: bool) -> tuple[Path, ...]:
@@ -159,45 +194,60 @@ def _write_folders(job: _Job, targets: Sequence[Path], overwrite: bool) -> tuple
     dtypes = {n: output_dtype(job.recipe, i.dtype) if n in merged else i.dtype for n, i in base.tensors.items()}
     plan = {name: (info.shape, dtypes[name]) for name, info in base.tensors.items()}
 
-    def tensors(name: str) -> list[torch.Tensor]:
-        if name not in merged:
-            return [base.read(name)] * len(targets)
-        return job.merged(name, dtypes[name])
-
+    key, shards = job.resume_key, job.settings.shard_bytes
     with ExitStack() as stack:
-        writers = [stack.enter_context(FolderWriter(target, overwrite=overwrite)) for target in targets]
+        open_one = lambda t: FolderWriter(t, overwrite=overwrite, shard_bytes=shards, resume_key=key)  # noqa: E731
+        writers = [stack.enter_context(open_one(target)) for target in targets]
         for writer in writers:
             writer.plan(plan)
-        values = SerialExecutor().map(
-            tensors, plan, total=len(plan), label="writing", progress=job.progress, cancel=job.cancel
-        )
-        for name, outs in zip(plan, values, strict=True):
-            for writer, out in zip(writers, outs, strict=True):
-                writer.add_tensor(name, out)
+        room = Room(job.settings.budget_bytes)
+        known = noted(writers[0].notes)
+        made = Pass(job.prepared, job.source, base, dtypes, writers, room, known)
+        with hashing(job.models, job.cancel):
+            work = portions(job.prepared, job.source, base, dtypes)
+            written = run_pass(made, work, progress=job.progress, cancel=job.cancel)
+        job.sums, job.resumed_bytes = written.sums, written.resumed_bytes
+        job.moved_bytes = sum(p.read_bytes + p.write_bytes for p in work)
         single = job.prepared.method.output == "single"
-        for writer, task in zip(writers, (None,) if single else job.recipe.task_names, strict=True):
-            _write_companions(job, task, writer, dtypes)
+        for index, task in enumerate((None,) if single else job.recipe.task_names):
+            _finish(job, writers[index], dtypes, task, written.digests[index], written.steps)
     return tuple(targets)
 
 
-def _write_companions(job: _Job, task: str | None, writer: FolderWriter, dtypes: dict[str, torch.dtype]) -> None:
-    base = job.models.base
-    if base.config:
-        writer.add_text("config.json", json.dumps(_config(job.models, dtypes), indent=2) + "\n")
-    folder = companions_folder(base)
-    for name in COMPANIONS:
-        if (folder / name).is_file():
-            writer.add_file(folder / name, name)
-    writer.add_text(RECIPE_FILE, job.recipe.to_yaml())
-    known = {"scores": job.scores, "survival": job.survival()}
-    writer.add_text("README.md", model_card(job.recipe, job.models, task=task, version=__version__, **known))
+def _finish(
+    job: _Job,
+    writer: FolderWriter,
+    dtypes: Mapping[str, torch.dtype],
+    task: str | None,
+    pieces: Mapping[str, list[str]],
+    steps: Mapping[str, int],
+) -> None:
+    """The files beside the weights, and a look at what lies on the disk before it gets its name."""
+    survival = job.survival()
+    write_companions(job.recipe, job.models, writer, dtypes, task=task, scores=job.scores, survival=survival)
+    tensors = write_sidecar(job.recipe, job.models, writer, dtypes, pieces, steps)
+    writer.sync()
+    size = sum(info.numel * dtypes[name].itemsize for name, info in job.models.base.tensors.items())
+    if job.settings.verify if job.settings.verify is not None else size < VERIFY_BYTES:
+        held, problems = check_tensors(open_checkpoint(writer.folder), tensors, cancel=job.cancel)
+        more, wrong = check_loading(writer.folder) if not problems else ([], [])
+        job.checked = (*held, *more)
+        Verification(job.checked, (*problems, *wrong)).require("verify")
 
 
-def _config(models: OpenModels, dtypes: dict[str, torch.dtype]) -> dict[str, Any]:
-    """The base's configuration with the dtype that most merged numbers are stored in, under the keys it may have."""
-    numbers: Counter[str] = Counter()
-    for name in models.names:
-        numbers[str(dtypes[name]).removeprefix("torch.")] += models.base.info(name).numel
-    common = min(numbers, key=lambda d: (-numbers[d], d))
-    older = {"torch_dtype": common} if "torch_dtype" in models.base.config else {}
-    return {**models.base.config, "dtype": common, **older}
+@contextmanager
+def hashing(models: OpenModels, cancel: CancelToken | None) -> Iterator[None]:
+    """Digest every input file beside other work, on one thread; the card states them. Known ones cost nothing."""
+    held = (models.base, *models.tasks.values())
+
+    def work() -> None:
+        with suppress(ExplorerError):  # whoever asks for the digest later raises it again, in its own words
+            for checkpoint in held:
+                if cancel:
+                    cancel.check("export")
+                _ = checkpoint.on_disk.digest
+
+    thread = threading.Thread(target=work, name="digests", daemon=True)
+    thread.start()
+    yield
+    thread.join()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,17 +32,7 @@ _NOTHING = {
     "lora_merge_dtype": "adapters are put on in float32",
     "verbosity": "everything there is to say is said",
 }
-_SIZES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9}
 _SWITCHES = ("lazy_unpickle", "low_cpu_memory", "read_to_gpu", "multi_gpu", "clone_tensors", "async_write")
-
-
-def size_bytes(text: str) -> int:
-    """Bytes of a size such as 2B (two billion), 500M, 64K or 1000000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbg]?)b?", text.strip().lower())
-    found = int(float(match[1]) * _SIZES[match[2]]) if match else 0
-    if found < 1:
-        raise argparse.ArgumentTypeError(f"must be a size such as 2B, 500M or 64K; got {text!r}")
-    return found
 
 
 def add_merge_options(merge: argparse.ArgumentParser) -> None:
@@ -52,9 +41,6 @@ def add_merge_options(merge: argparse.ArgumentParser) -> None:
     merge.add_argument("--random-seed", type=int, metavar="N", help="seed of random methods (default 0)")
     merge.add_argument("--cuda", action="store_true", help="mergekit recipes: compute on a GPU")
     merge.add_argument("--device", metavar="NAME", help="mergekit recipes: cpu, cuda, cuda:1 or auto")
-    merge.add_argument(
-        "--out-shard-size", type=size_bytes, metavar="SIZE", help="mergekit recipes: bytes per file, such as 2B or 500M"
-    )
     merge.add_argument("--copy-tokenizer", action=both, default=True, help="mergekit recipes: write a tokenizer")
     merge.add_argument("--write-model-card", action=both, default=True, help="mergekit recipes: write README.md")
     merge.add_argument("--allow-crimes", action="store_true", help="mergekit recipes: let architectures be mixed")
@@ -99,7 +85,6 @@ def notes(arguments: argparse.Namespace, *, ours: bool) -> list[str]:
         plain = {
             "cuda": False,
             "device": None,
-            "out_shard_size": None,
             "copy_tokenizer": True,
             "write_model_card": True,
         }
@@ -122,7 +107,6 @@ def seeded(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
 
 def options_of(arguments: argparse.Namespace) -> Options:
     """The options of a run. Raises ParameterError for what is not there."""
-    from explorer.checkpoints.writer import SHARD_BYTES
     from explorer.mergekit.running import Options
 
     for name, advice in (
@@ -137,7 +121,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
     return Options(
         seed=arguments.random_seed or 0,
         device=_device(arguments),
-        shard_bytes=arguments.out_shard_size or SHARD_BYTES,
+        shard_bytes=arguments.out_shard_size,
         copy_tokenizer=arguments.copy_tokenizer,
         model_card=arguments.write_model_card,
         overwrite=arguments.overwrite,
@@ -169,6 +153,8 @@ def run_merge(file: RecipeFile, arguments: argparse.Namespace) -> int:
     say_notes(arguments, ours=False)
     for text in file.warnings:
         print(f"warning: {text}", file=sys.stderr)
+    if arguments.plan:
+        return run_explain(arguments)
     options = options_of(arguments)
     made = {d.name for d in file.documents}
     named = [m for d in file.documents for m in d.models if m.path not in made]
@@ -178,13 +164,26 @@ def run_merge(file: RecipeFile, arguments: argparse.Namespace) -> int:
     done = run_file(file, arguments.out_dir, options, progress=progress)
     for text in done.plan.warnings:
         print(f"warning: {text}", file=sys.stderr)
+    checked = _verified(done.path, done.total_bytes, arguments.verify)
     if arguments.json:
         plain = {"path": done.path, "total_bytes": done.total_bytes, "seconds": done.seconds, "semantics": "mergekit"}
         print_json({**plain, "method": done.plan.method.name, "seed": options.seed})
         return 0
     print(f"wrote {done.path}  ({done.total_bytes:,} bytes in {done.seconds:.1f} s)")
+    print("\n".join(checked), end="\n" if checked else "")
     print(f"by {done.plan.method.title} with mergekit's semantics; `mergekit {file.source}` tells how ours differs")
     return 0
+
+
+def _verified(folder: Path, size: int, wanted: bool | None) -> tuple[str, ...]:
+    """What holds of the output, read back; nothing where nobody asks. Raises OutputError with what does not hold."""
+    from explorer.verifying import VERIFY_BYTES, verify_folder
+
+    if not (size < VERIFY_BYTES if wanted is None else wanted):
+        return ()
+    found = verify_folder(folder)
+    found.require(str(folder))
+    return found.held
 
 
 def run_explain(arguments: argparse.Namespace) -> int:

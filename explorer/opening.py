@@ -47,6 +47,11 @@ class OpenModels:
         return CheckpointSource(self.base, self.tasks, self.names, given=self.given)
 
     @property
+    def reading(self) -> CheckpointSource:
+        """As `source`, for one merge: its digest reads no byte."""
+        return CheckpointSource(self.base, self.tasks, self.names, given=self.given, by_content=False)
+
+    @property
     def measured(self) -> frozenset[str]:
         """The kinds of statistics that every task has of some merged tensor; reads no values."""
         source = self.source

@@ -27,7 +27,10 @@ def progress_line(progress: Any) -> None:
         return
     eta = "" if progress.eta_seconds is None else f", {progress.eta_seconds:.0f} s to go"
     end = "\n" if progress.done == progress.total else ""
-    print(f"\r{progress.label} {progress.done}/{progress.total}{eta}    ", end=end, file=sys.stderr, flush=True)
+    far = f"{progress.done}/{progress.total}"
+    if rate := getattr(progress, "bytes_per_second", None):  # an export counts bytes
+        far = f"{progress.done / 1e9:.2f}/{progress.total / 1e9:.2f} GB, {rate / 1e6:.0f} MB/s"
+    print(f"\r{progress.label} {far}{eta}    ", end=end, file=sys.stderr, flush=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import explorer.export_command
 import explorer.survey_command
 from explorer.compute import readiness
 
@@ -18,8 +19,9 @@ def compiled_loops() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_survey_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The command keeps its sums in a folder of the tests."""
+    """The commands keep sums, digests and rates in a folder of the tests."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(explorer.survey_command, "cache_folder", lambda: folder)
+        patch.setattr(explorer.export_command, "cache_folder", lambda: folder)
         yield

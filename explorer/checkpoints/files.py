@@ -139,7 +139,7 @@ def remember_digests(folder: Path | None) -> None:
 
 
 def file_digest(stamp: FileStamp) -> str:
-    """blake2b of a file's bytes as hexadecimal text; remembered for as long as the file stays the same."""
+    """Half of the sha256 of a file's bytes, hexadecimal; remembered for as long as the file stays the same."""
     stamp.check()
     known = _digests.get(stamp)
     if known is None:
@@ -153,12 +153,12 @@ def file_digest(stamp: FileStamp) -> str:
 
 
 def _digest_of_content(stamp: FileStamp) -> str:
-    total, block = hashlib.blake2b(digest_size=16), bytearray(min(_BLOCK_BYTES, max(stamp.size_bytes, 1)))
+    total, block = hashlib.sha256(), bytearray(min(_BLOCK_BYTES, max(stamp.size_bytes, 1)))
     for offset in range(0, stamp.size_bytes, len(block)):
         view = memoryview(block)[: min(len(block), stamp.size_bytes - offset)]
         read_into(stamp, offset, view, who="content")
         total.update(view)
-    return total.hexdigest()
+    return total.hexdigest()[:32]
 
 
 def _note(stamp: FileStamp) -> Path | None:
@@ -169,7 +169,7 @@ def _note(stamp: FileStamp) -> Path | None:
         now = stamp.path.stat()
         if time.time_ns() - max(now.st_mtime_ns, now.st_ctime_ns) > _SETTLED_NS:
             parts = (stamp.path.resolve(), stamp.size_bytes, stamp.mtime_ns, now.st_ctime_ns, stamp.inode, now.st_dev)
-            return _digests_folder / digest_of("file", *parts)
+            return _digests_folder / digest_of("sha256 of file", *parts)
     return None
 
 

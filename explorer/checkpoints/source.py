@@ -20,7 +20,8 @@ class CheckpointSource:
 
     `names` must be aligned (see `align`): float tensors of the base's shape, but for the number of rows of embeddings
     and output heads: rows beyond the base's are left out, rows that a task lacks are the base's own.
-    `given` holds the statistics file of each task that has one.
+    `given` holds the statistics file of each task that has one. With `by_content` False the digest tells the files
+    apart by path, size and times, and no byte is read for it: enough for what lives no longer than one merge.
     Raises AlignmentError naming every tensor that is not.
     """
 
@@ -31,7 +32,9 @@ class CheckpointSource:
         names: Sequence[str],
         *,
         given: Mapping[str, Given] | None = None,
+        by_content: bool = True,
     ) -> None:
+        self._by_content = by_content
         self.tasks = tuple(tasks)
         self.names = tuple(sorted(names))
         self.device = torch.device("cpu")
@@ -59,6 +62,9 @@ class CheckpointSource:
     @property
     def digest(self) -> str:
         """Changes with the files' content, the tasks' names or order, or the tensors; reads the files once."""
+        if not self._by_content:
+            held = (self._base, *self._tasks, *(g.file for g in self._given if g))
+            return digest_of("files", self.tasks, self.names, *(c.stamps for c in held))
         parts = [f"{task}={c.digest}" for task, c in zip(self.tasks, self._tasks, strict=True)]
         files = [f"{task}={g.digest}" for task, g in zip(self.tasks, self._given, strict=True) if g]
         return digest_of("checkpoints", self._base.digest, *parts, *self.names, *(["given", *files] if files else []))

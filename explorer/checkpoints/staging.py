@@ -20,6 +20,8 @@ _TAKEN = {errno.ENOTEMPTY, errno.EEXIST}
 _OURS = (".safetensors", "explorer_recipe.yaml")
 """What tells a folder that may be overwritten: weights, or the recipe beside one model per task."""
 _OWN_NAME = re.compile(r"\.(?P<target>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)-[0-9a-f]{8}\.(?P<what>partial|old)")
+JOURNAL = ".journal"
+"""Lines about what is written already, the first one the key: what a later run needs to go on after a kill."""
 _live: set[Path] = set()
 """Folders that this process writes now; others with its number were left by a dead process that had it before."""
 
@@ -29,13 +31,16 @@ class Staging:
 
     begin() -> folder exists and is empty; publish() -> target holds it; discard() -> nothing is left of it.
     `overwrite` replaces an earlier checkpoint folder, which is moved aside, and moved back if publishing fails.
+    With `resume_key`, begin() takes up the folder of a killed run that had the same key; `notes` are its lines.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, overwrite: bool, resume_key: str | None = None) -> None:
         self.target = Path(os.path.realpath(target.expanduser()))
         self.overwrite = overwrite
         self.folder = self._hidden("partial")
         self.needed_bytes = 0
+        self.notes: tuple[str, ...] = ()
+        self._resume_key = resume_key
         self._made_parents: list[Path] = []
 
     def _hidden(self, what: str) -> Path:
@@ -46,13 +51,54 @@ class Staging:
         try:
             with self.guard("the folder"):
                 self._make_parents()
+                _live.add(self.folder)
+                self._check_target()
+                self._take_up()
                 remove_stale(self.target.parent)
                 self._check_target()
-                _live.add(self.folder)
-                self.folder.mkdir()  # mode 0777 less the umask, so that others can read it
+                if not self.folder.exists():
+                    self.folder.mkdir()  # mode 0777 less the umask, so that others can read it
+                    self.note(self._resume_key or "")
         except BaseException:
             self.discard()
             raise
+
+    def check(self) -> None:
+        """Raise OutputError when the target could not be written as things are now; changes nothing."""
+        with self.guard("the folder"):
+            self._check_target()
+            parent = next(p for p in self.target.parents if p.exists())
+            if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "no permission to write there", str(parent))
+
+    def _take_up(self) -> None:
+        """Make the folder of a killed run with the same key our own: its weights and its notes, nothing else of it."""
+        for path in _dead(self.target.parent) if self._resume_key else ():
+            match = _OWN_NAME.fullmatch(path.name)
+            if not match or match["target"] != self.target.name or match["what"] != "partial":
+                continue
+            with suppress(OSError, UnicodeDecodeError):  # another new run may have been faster
+                lines = (path / JOURNAL).read_text("utf-8").split("\n")
+                if lines[0] != self._resume_key:
+                    continue
+                os.rename(path, self.folder)
+                for other in self.folder.iterdir():
+                    if other.suffix != ".safetensors" and other.name != JOURNAL:
+                        other.unlink()
+                self.note("")  # the last line may be cut off
+                self.notes = tuple(filter(None, lines[1:]))
+                return
+
+    def note(self, text: str) -> None:
+        """Add a line to the journal; nothing without a key. A kill keeps every whole line."""
+        if self._resume_key is None:
+            return
+        with self.guard("the journal"):
+            handle = os.open(self.folder / JOURNAL, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                os.write(handle, (text + "\n").encode())
+            finally:
+                os.close(handle)
 
     def _make_parents(self) -> None:
         missing = [p for p in self.target.parents if not p.exists()]
@@ -121,6 +167,7 @@ class Staging:
     def publish(self) -> None:
         """Put the finished folder in its place. Raises OutputError, with the earlier folder back, when that fails."""
         with self.guard("the folder"):
+            (self.folder / JOURNAL).unlink(missing_ok=True)
             _sync(self.folder)
             aside = self._move_aside() if self.overwrite else None
             try:
@@ -184,17 +231,26 @@ def remove_stale(parent: Path) -> list[Path]:
     A folder that was moved aside while its successor never arrived is put back in its place.
     """
     cleared = []
-    for path in sorted(parent.iterdir()):
+    for path in _dead(parent):
         match = _OWN_NAME.fullmatch(path.name)
-        if not match or match["host"] != _host() or path in _live or not path.is_dir() or _runs(int(match["pid"])):
-            continue
-        target = parent / match["target"]
-        if match["what"] == "old" and not target.exists():
+        target = parent / match["target"] if match else path
+        if match and match["what"] == "old" and not target.exists():
             path.rename(target)
         else:
             shutil.rmtree(path, ignore_errors=True)
         cleared.append(path)
     return cleared
+
+
+def _dead(parent: Path) -> list[Path]:
+    """Hidden folders in `parent` of runs on this machine that are over."""
+    found = []
+    for path in sorted(parent.iterdir()):
+        match = _OWN_NAME.fullmatch(path.name)
+        ours = match and match["host"] == _host() and path not in _live and path.is_dir()
+        if ours and match and not _runs(int(match["pid"])):
+            found.append(path)
+    return found
 
 
 def _runs(pid: int) -> bool:

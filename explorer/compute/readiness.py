@@ -27,6 +27,7 @@ _MODULES = (
     "explorer.merging._fused_all_kernels",
     "explorer.merging._fused_rows",
     "explorer.merging._contribution_kernels",
+    "explorer.merging._survival_kernels",
     "explorer.interference._fused_kernels",
 )
 _WARM_UPS = ("explorer.merging._warm_up", "explorer.interference._warm_up")

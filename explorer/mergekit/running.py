@@ -14,16 +14,18 @@ import torch
 
 from explorer import __version__
 from explorer.checkpoints.writer import SHARD_BYTES, FolderWriter
+from explorer.companions import COMPANIONS, seal
 from explorer.compute import readiness
 from explorer.errors import RecipeError, sentence
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
-from explorer.exporting import COMPANIONS
+from explorer.export_pass import digest_of_values
 from explorer.mergekit.card import card
 from explorer.mergekit.chat import template_text, with_template
 from explorer.mergekit.inputs import Out
 from explorer.mergekit.plan import Plan
 from explorer.mergekit.tensors import merge_out
 from explorer.mergekit.tokens import folder_of
+from explorer.verifying import tensor_digest
 
 CONFIG_FILE = "mergekit_config.yml"
 SIDECAR = "explorer_merge.json"
@@ -79,14 +81,24 @@ def write_plan(
 
         total = len(plan.tensors)
         work = ThreadExecutor(2).map(one, plan.tensors, total=total, label="merging", progress=progress, cancel=cancel)
+        digests = {}
         for out, tensor in zip(plan.tensors, work, strict=True):
             writer.add_tensor(out.name, tensor)
+            digests[out.name] = _sealed(out, tensor)
         for name, written in _texts(plan, text, options).items():
             writer.add_text(name, written)
         for path in _copied(plan, options):
             writer.add_file(path, path.name)
+        seal(writer, {"recipe": {"file": CONFIG_FILE, "method": plan.method.name, "seed": options.seed}}, digests)
     size = sum(f.stat().st_size for f in out_dir.rglob("*") if f.is_file())
     return Merged(out_dir, size, time.perf_counter() - started, plan)
+
+
+def _sealed(out: Out, tensor: torch.Tensor) -> dict[str, Any]:
+    """What a later `verify` compares a tensor with; its bytes are one piece."""
+    pieces = [digest_of_values(tensor)] if tensor.numel() else []
+    about = {"shape": list(out.shape), "dtype": str(tensor.dtype).removeprefix("torch."), "merged": len(out.inputs) > 1}
+    return {**about, "step": max(1, tensor.numel()), "sha256": tensor_digest(pieces)}
 
 
 def _spare(plan: Plan, out_dir: Path) -> None:

@@ -8,12 +8,17 @@ rounding of weights that nobody changed does not count. Of v survives 1 − ‖v
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
+from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from explorer.blocks import block_value
+from explorer.compute import readiness
+from explorer.compute.addresses import KINDS
 from explorer.compute.source import Chunk, Source, base_chunk, deltas, numel
 from explorer.executor import CancelToken, Executor, ProgressCallback, SerialExecutor
 from explorer.merging._run import Prepared, cast, merge_chunk, plan
@@ -77,8 +82,12 @@ def chunk_sums(prepared: Prepared, source: Source, chunk: Chunk, weights: Tensor
 
     `weights` [n], or [rows, n], are merged in arithmetic precision. R: those rows, then one per task of the source,
     whose v is its scale · τ_t. A task alone that does not fit the dtype loses everything (its sum is infinite).
+    On the processor compiled loops add up half and single precision; torch's sums differ in the last places.
     """
     stored = dtype or source.dtype(chunk.name)
+    quick = _compiled_sums(prepared, source, chunk, weights, stored)
+    if quick is not None:
+        return quick
     base, alone = base_chunk(source, chunk), deltas(source, chunk)
     merged = weights.reshape(-1, base.numel())
     scales = _scales(prepared, chunk.name)
@@ -94,6 +103,43 @@ def chunk_sums(prepared: Prepared, source: Source, chunk: Chunk, weights: Tensor
             values = torch.add(origin, alone[row - len(merged), place], alpha=scale)
             total[row] += _sums(values, values.to(stored), origin, kept)
     return total.cpu()
+
+
+@cache
+def _kernels() -> ModuleType:
+    """The compiled loops; imported when first needed, because that takes a second."""
+    from explorer.merging import _survival_kernels
+
+    return _survival_kernels
+
+
+def _compiled_sums(
+    prepared: Prepared, source: Source, chunk: Chunk, weights: Tensor, stored: torch.dtype
+) -> Tensor | None:
+    """The sums of `chunk_sums` by compiled loops; None where they know no dtype of them, or a weight does not fit."""
+    if source.device.type != "cpu" or stored not in KINDS or weights.dtype != torch.float32 or not readiness.ready():
+        return None
+    tasks = range(len(source.tasks))
+    held = [source.base(chunk.name, chunk.start, chunk.stop).contiguous()]
+    held += [source.task(t, chunk.name, chunk.start, chunk.stop).contiguous() for t in tasks]
+    if any(tensor.dtype not in KINDS for tensor in held):
+        return None
+    rows = [row.contiguous() for row in weights.reshape(-1, held[0].numel())]
+    total: np.ndarray = np.zeros((len(rows) + len(tasks), 4), np.float64)
+    largest = _kernels().survival_sums(
+        held[0].data_ptr(),
+        KINDS[held[0].dtype],
+        np.array([t.data_ptr() for t in held[1:]], np.int64),
+        np.array([KINDS[t.dtype] for t in held[1:]], np.int64),
+        np.array([source.holds_delta(t, chunk.name) for t in tasks], np.bool_),
+        np.array(_scales(prepared, chunk.name), np.float32),
+        np.array([r.data_ptr() for r in rows], np.int64),
+        KINDS[stored],
+        held[0].numel(),
+        total,
+    )
+    limit = int(torch.tensor(torch.finfo(stored).max, dtype=torch.float32).view(torch.int32))
+    return torch.from_numpy(total) if largest <= limit else None
 
 
 def _sums(weights: Tensor, stored: Tensor, base: Tensor, kept: Tensor) -> Tensor:

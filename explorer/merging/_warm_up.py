@@ -9,7 +9,7 @@ import torch
 from explorer.compute import brackets, readiness, select
 from explorer.compute.arena import Row
 from explorer.compute.source import Chunk, StateDictSource
-from explorer.merging import _fused, merge_into, prepare
+from explorer.merging import _fused, merge_into, prepare, survival
 from explorer.merging._contributions import contribution_sums, reference_sums
 from explorer.merging._fused import Steps
 
@@ -28,6 +28,7 @@ def warm_up() -> None:
         merge_into(prepare(method, source), source, row)
     reference_sums(source)
     contribution_sums(source, [row.views()])
+    survival(prepare("task_arithmetic", source), source)
     ranked = Steps("sum", torch.ones(2), keep=(0.5, 0.5), spread=(0.1, 0.1), over_chance=True)
     _fused.write(ranked, source, Chunk("w", 0, count), [out], (1, 2))
     brackets.kth_largest(select.scan(source, 0), [count // 5])

@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_folder(
 ) -> None:
     explorer.run_recipe(recipe_of(zoo, method=method), tmp_path / "out")
     before = contents(tmp_path / "out")
-    real, calls = writer._write_all, []
+    real, calls = writer.write_all, []
 
     def fill(*arguments: Any) -> None:
         calls.append(1)
@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_leaves_the_earlier_folder(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*arguments)
 
-    monkeypatch.setattr(writer, "_write_all", fill)
+    monkeypatch.setattr(writer, "write_all", fill)
     changed = recipe_of(zoo, method=method, parameters={"scale": 0.9})
     message = refused(changed, "--overwrite", code=1)
     assert "Nothing half-written remains." in message and "free" in message

@@ -191,7 +191,7 @@ def test_a_reader_that_has_seen_enough_is_no_error_message(arguments: list[str])
 def test_ctrl_c_leaves_nothing_and_says_so(
     zoo: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import explorer.exporting
+    import explorer.export_pass
 
     calls = []
 
@@ -201,8 +201,8 @@ def test_ctrl_c_leaves_nothing_and_says_so(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    real = explorer.exporting.merge_tensor
-    monkeypatch.setattr(explorer.exporting, "merge_tensor", stop)
+    real = explorer.export_pass.merge_piece
+    monkeypatch.setattr(explorer.export_pass, "merge_piece", stop)
     recipe = write_recipe(tmp_path / "r.yaml", recipe_of(zoo))
     assert main(["merge", str(recipe), str(tmp_path / "deep" / "out")]) == 1
     captured = capsys.readouterr()

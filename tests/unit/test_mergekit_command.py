@@ -12,12 +12,12 @@ from adapter_zoo import exact, pair, save_adapter
 from mergekit_zoo import LLAMA, PLAIN, family, llama, recipe, result
 
 from explorer.cli import main
+from explorer.export_command import shard_bytes
 from explorer.mergekit.chat import NAMED
 from explorer.mergekit.exporting import to_mergekit
 from explorer.mergekit.methods import METHODS
 from explorer.mergekit.reading import read_text
 from explorer.mergekit.twin import twin
-from explorer.mergekit_command import size_bytes
 from explorer.merging import METHODS as OURS
 from explorer.recipe import Recipe, TaskEntry
 
@@ -196,4 +196,4 @@ def test_exports_ours_where_mergekit_can_say_it(tmp_path: Path, capsys: pytest.C
     ("text", "size"), [("2B", 2 * 10**9), ("500M", 5 * 10**8), ("64k", 64_000), ("1.5GB", 1_500_000_000)]
 )
 def test_sizes_are_read_as_mergekit_writes_them(text: str, size: int) -> None:
-    assert size_bytes(text) == size
+    assert shard_bytes(text) == size

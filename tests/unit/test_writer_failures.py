@@ -70,7 +70,7 @@ def test_disk_that_fills_while_writing(
     if existing:
         write(out)
     before = contents(out) if existing else {}
-    original, calls = writer._write_all, []
+    original, calls = writer.write_all, []
 
     def fills(stream: object, data: memoryview, offset: int) -> None:
         calls.append(offset)
@@ -78,7 +78,7 @@ def test_disk_that_fills_while_writing(
             raise OSError(code, os.strerror(code))
         original(stream, data, offset)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(writer, "_write_all", fills)
+    monkeypatch.setattr(writer, "write_all", fills)
     with pytest.raises(OutputError) as caught:
         write(out, 2.0, overwrite=True)
     pattern = rf"{re.escape(str(out))}: the disk must have 1\.1 MB free; got [\d.]+ [GM]B free in "

@@ -6,6 +6,7 @@ when a page differs from what would be written.
 
 from __future__ import annotations
 
+import argparse
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,7 +153,7 @@ def command_page() -> str:
     commands = next(a for a in root._actions if hasattr(a, "choices") and isinstance(a.choices, dict))
     for name, command in commands.choices.items():  # type: ignore[union-attr]
         parts += [f"## {name}", "", "| argument | meaning |", "|---|---|"]
-        for action in command._actions:
+        for action in (a for a in command._actions if a.help != argparse.SUPPRESS):
             flag = ", ".join(action.option_strings) or str(action.metavar or action.dest)
             parts.append(f"| `{_cell(flag)}` | {_cell(action.help or '')} |")
         parts.append("")

@@ -1,4 +1,4 @@
-"""The place Merge beyond scores: what changed and why, history, comparison, sweeps, proof; and two settings compared."""
+"""The place Merge beyond scores: what changed and why, history, comparison, sweeps, proof; two settings compared."""
 
 from __future__ import annotations
 

@@ -23,13 +23,14 @@ from viz.charts import CHARTS, Chart, chart, picked
 from viz.charts._pick import PICKS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
-from chart_examples import EXAMPLES, TASKS, emptied, read
+from chart_examples import EXAMPLES as PLAIN_EXAMPLES
+from chart_examples import TASKS, emptied, read
 from chart_history_examples import HISTORY_EXAMPLES
 from chart_matrix_examples import MATRIX_EXAMPLES
 from chart_sweep_examples import SWEEP_EXAMPLES
 from chart_why_examples import WHY_EXAMPLES
 
-EXAMPLES.update({**MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES, **SWEEP_EXAMPLES})
+EXAMPLES = {**PLAIN_EXAMPLES, **MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES, **SWEEP_EXAMPLES}
 MOVES = ("trail", "settings", *SWEEP_EXAMPLES)
 """Results whose marks are settings of a merge and not parts of it."""
 

@@ -61,7 +61,7 @@ def test_a_superseded_request_and_models_that_do_not_fit(bench: Workbench, zoo: 
         place.after_merge(slot, bench.start, old)
     small = make_bench(zoo, tmp_path / "small", budget_bytes=1000)
     (said, parts, *_), seconds = place_of(small)[0].after_merge(small.slot("a"), small.start, small.slot("a").newest())
-    assert "live merging needs its models in memory" in parts["empty"] and (said, seconds) == ("", 0.0)
+    assert "a merged model needs 0.0 MiB of memory" in parts["empty"] and (said, seconds) == ("", 0.0)
 
 
 def test_its_controls_redraw_only_what_they_change(bench: Workbench, zoo: Path) -> None:

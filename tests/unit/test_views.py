@@ -44,7 +44,7 @@ def test_what_a_link_says_wrongly_is_left_out(plain: dict[str, Any]) -> None:
     view = View()
     view.take(plain, TASKS)
     assert view.to_plain() == {}
-    assert view.models == () and isinstance(view.working, Working)
+    assert view.jump and view.models == () and isinstance(view.working, Working)
 
 
 def test_numbers_of_a_link_stay_in_their_range() -> None:

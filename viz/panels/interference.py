@@ -136,9 +136,12 @@ class InterferencePlace:
         names, view = list(slot.session.recipe.task_names), self.view(slot)
         pairs = gr.update(choices=[ALL_PAIRS, *self.pairs(slot)], value=self._shown_pair(slot))
         chosen = gr.update(choices=names, value=list(view.chosen))
-        settings = (view.trim, view.denominator, view.threshold, view.by, view.order, view.measure)
-        tab = gr.update(selected=view.topic)
-        return [pairs, chosen, *[gr.update(value=v) for v in settings], tab, *self.drill.close(slot)]
+        values = (view.trim, view.denominator, view.threshold, view.by, view.order, view.measure)
+        settings = [*[gr.update(value=v) for v in values], gr.update(selected=view.topic)]
+        if not view.jump:  # what a person has just opened or moved stays
+            settings = [gr.skip()] * len(settings)
+        view.jump = False
+        return [pairs, chosen, *settings, *self.drill.close(slot)]
 
     @property
     def chosen_by_code(self) -> list[Any]:

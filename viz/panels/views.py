@@ -25,7 +25,7 @@ _WORDS: Mapping[str, Sequence[str]] = {
 
 @dataclass
 class View:
-    """How one browser tab looks at its models."""
+    """How one browser tab looks at its models. `jump`: the page has yet to follow a link."""
 
     models: tuple[Any, ...] = ()
     selection: Selection = field(default_factory=Selection)
@@ -40,6 +40,7 @@ class View:
     order: str = "size"
     measure: str = "sti"
     opened: set[str] = field(default_factory=set)
+    jump: bool = False
     working: Working = field(default_factory=Working)
 
     def to_plain(self) -> dict[str, Any]:
@@ -68,3 +69,4 @@ class View:
             self.chosen = named
         self.selection = picked({"points": [{"customdata": plain.get("selection")}]}, tasks)
         self.opened.add(self.topic)
+        self.jump = True

@@ -31,8 +31,8 @@ from explorer.session import Move
 from explorer.workbench import Slot, Workbench
 
 ModuleFor = Callable[[str], nn.Module]
-UPDATE_EVERY_SECONDS = 1.0
-"""Refinements of numbers that are already shown come no faster than this."""
+UPDATE_EVERY_SECONDS, FIRST_EVERY_SECONDS = 1.0, 0.4
+"""Refinements of numbers that are already shown come no faster than this, nor do first numbers of further tasks."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ def stream(
         first_of_task = partial.task not in known.merged
         known.merged = dict(partial.scores)
         now = time.monotonic()
-        if not (first_of_task or partial.complete or now - shown >= UPDATE_EVERY_SECONDS):
+        pause = FIRST_EVERY_SECONDS if first_of_task else UPDATE_EVERY_SECONDS
+        if not (partial.complete or now - shown >= pause):
             continue  # drawing costs the page, and on a small machine the scoring, more than a digit is worth
         shown = now
         update = _update(recipe, evaluator, known, seconds, partial, finished=partial.complete)

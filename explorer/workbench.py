@@ -31,6 +31,7 @@ from explorer.exporting import Export, write_merge
 from explorer.inspection import Inspection, inspect_open
 from explorer.live import LiveModel, Resident, load_resident, resident_bytes, rows_bytes
 from explorer.merging import METHODS, Method
+from explorer.opened import Opened
 from explorer.opening import OpenModels, companions_folder, open_models
 from explorer.recipe import Recipe
 from explorer.results import Result
@@ -73,7 +74,7 @@ class Workbench:
         self.exports = Path(exports)
         self.device = pick_device(device)
         self.store, self._cache = _store(budget_bytes, cache, self.device.title), cache
-        self.turns = Turns()
+        self.turns, self._opened = Turns(), Opened()
         self._tasks_folders = tuple(tasks_folders)
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._residents: weakref.WeakValueDictionary[str, Resident] = weakref.WeakValueDictionary()
@@ -104,7 +105,8 @@ class Workbench:
 
     def models(self, recipe: Recipe) -> OpenModels:
         """The recipe's models, opened and aligned; only from the allowed folders and from uploads."""
-        return open_models(recipe, allowed=(*self.roots, self._uploads.folder), hub=self.hub)
+        allowed = (*self.roots, self._uploads.folder)
+        return self._opened.get(recipe.digest, lambda: open_models(recipe, allowed=allowed, hub=self.hub))
 
     def download(self, recipe: Recipe, cancel: CancelToken) -> None:
         """Fetch the recipe's hub models that the local cache lacks. Raises InputError unless `hub` allows it."""

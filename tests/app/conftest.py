@@ -7,14 +7,15 @@ from typing import Any
 
 import browser as finder
 import pytest
-from driving import App, Watch, running_app
+from driving import App, Watch, fewer_examples, running_app
 from playwright.sync_api import Browser, Page, sync_playwright
 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app as `python app.py` starts it, for all tests of the page."""
-    with running_app(tmp_path_factory.mktemp("app")) as started:
+    """The app for all tests of the page, on the sample models and every fifth of their held-out texts."""
+    folder = tmp_path_factory.mktemp("app")
+    with running_app(folder, "--tasks", str(fewer_examples(folder / "tasks"))) as started:
         yield started
 
 

@@ -38,14 +38,14 @@ def export(page: Page, name: str, *, expected: str = "Wrote") -> str:
     return page.locator("#export-note").inner_text()
 
 
-def right_answers(model_folder: Path, task: str) -> int:
+def right_answers(model_folder: Path, tasks: Path, task: str) -> int:
     """Right answers on a task's test split by transformers alone: mean pooling, nearest row of the head."""
     from safetensors.torch import load_file
     from transformers import AutoModel, AutoTokenizer
 
     model = AutoModel.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    folder = ROOT / "sample_checkpoints" / "tasks" / task
+    folder = tasks / task
     (head,) = load_file(folder / "head.safetensors").values()
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
     right = 0
@@ -61,9 +61,9 @@ def right_answers(model_folder: Path, task: str) -> int:
     return right
 
 
-def evaluated(folder: Path) -> dict[str, tuple[float, int, int]]:
+def evaluated(folder: Path, tasks: Path) -> dict[str, tuple[float, int, int]]:
     """Accuracy, right answers and examples per task by `python -m explorer evaluate`."""
-    command = [sys.executable, "-m", "explorer", "evaluate", str(folder), "--json"]
+    command = [sys.executable, "-m", "explorer", "evaluate", str(folder), "--json", "--tasks-folder", str(tasks)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SCORED_SECONDS)
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)["table"]
@@ -88,12 +88,12 @@ def test_what_the_page_shows_is_what_the_exported_folder_does(page: Page, app: A
     assert "main-path" in said and "MB" in said
     folder = app.exports / "main-path"
     assert {"config.json", "tokenizer.json", "explorer_recipe.yaml", "README.md"} <= {p.name for p in folder.iterdir()}
-    again = evaluated(folder)
+    again = evaluated(folder, app.tasks)
     assert {t: (right, n) for t, (_, right, n) in again.items()} == shown
     assert {t: f"{accuracy:.5g}" for t, (accuracy, _, _) in again.items()} == printed
     for task, (right, _) in shown.items():
         # Other batches, other last bits: at most one answer on the edge may fall to the other side.
-        assert abs(right_answers(folder, task) - right) <= 1, task
+        assert abs(right_answers(folder, app.tasks, task) - right) <= 1, task
 
 
 def test_a_taken_name_is_said_and_nothing_is_lost(page: Page, app: App) -> None:
@@ -126,5 +126,5 @@ def test_tall_masks_export_one_folder_per_task(page: Page, app: App) -> None:
     assert all(task in said for task in TASKS)
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == sorted(TASKS)
     assert all(list((folder / task).glob("*.safetensors")) for task in TASKS)
-    assert {t: (right, n) for t, (_, right, n) in evaluated(folder).items()} == shown
-    assert abs(right_answers(folder / "spam", "spam") - shown["spam"][0]) <= 1
+    assert {t: (right, n) for t, (_, right, n) in evaluated(folder, app.tasks).items()} == shown
+    assert abs(right_answers(folder / "spam", app.tasks, "spam") - shown["spam"][0]) <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from explorer.session import change
 from explorer.slots import Slot
 from explorer.streaming import stream
 from explorer.workbench import Workbench
-from viz.panels.history import AGAIN, IS_A, NO_PIN, HistoryPlace
+from viz.panels.history import AGAIN, IS_A, NO_PIN, HistoryPlace, _View
 from viz.panels.history_rows import picked_move
 from viz.parts import HistoryKeeper, history_keeper, history_table, read_act, read_kept
 
@@ -38,7 +39,9 @@ def bench(zoo: Path, tmp_path: Path) -> Workbench:
 
 
 @pytest.fixture
-def place(bench: Workbench) -> HistoryPlace:
+def place(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> HistoryPlace:
+    """The place, looked at."""
+    monkeypatch.setattr("viz.panels.history._View", partial(_View, opened=True))
     with gr.Blocks():
         return HistoryPlace(bench, HistoryKeeper())
 
@@ -101,6 +104,16 @@ def test_b_is_compared_with_the_pinned_a_and_a_is_scored_again_where_it_must(
     assert [r["id"] for r in rows(gone)] != [first] and gone[KEEPER]["removed"] == [first]
     (unknown,) = place.act(slot, {"do": "pin", "id": first})
     assert "must be a kept setting" in unknown[NOTE]
+
+
+def test_it_is_drawn_once_it_is_opened_and_kept_before(
+    bench: Workbench, place: HistoryPlace, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("viz.panels.history._View", _View)
+    slot = scored(bench, zoo, 0.2, id="unopened")
+    shown = place.show(slot)
+    assert len(shown[KEEPER]["settings"]) == 1 and all(value == gr.skip() for value in shown[TABLE:])
+    assert len(rows(next(iter(place.open(slot))))) == 1 and len(rows(place.show(slot))) == 1
 
 
 def test_a_line_that_is_clicked_marks_its_row(bench: Workbench, place: HistoryPlace, zoo: Path) -> None:

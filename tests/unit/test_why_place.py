@@ -48,7 +48,7 @@ def test_figures_come_right_after_the_merge_and_words_and_examples_with_the_scor
         assert update.merge_seconds == seconds  # the merge was there: nothing is merged twice
         shown.append(place.scored(slot, update))
     first, last = shown[0], shown[-1]
-    assert 0 < first[3].count("not scored yet") < 24 and "not scored yet" not in last[3]
+    assert first == [gr.skip()] * 4 and "not scored yet" not in last[3]
     assert "expert" in last[0] and last[3].count("<i>right</i>") + last[3].count("<i>wrong</i>") == 24
     assert place.scored(bench.slot("another tab"), update) == [gr.skip()] * 4
 
@@ -62,6 +62,16 @@ def test_a_superseded_request_and_models_that_do_not_fit(bench: Workbench, zoo: 
     small = make_bench(zoo, tmp_path / "small", budget_bytes=1000)
     (said, parts, *_), seconds = place_of(small)[0].after_merge(small.slot("a"), small.start, small.slot("a").newest())
     assert "a merged model needs 0.0 MiB of memory" in parts["empty"] and (said, seconds) == ("", 0.0)
+
+
+def test_nothing_is_drawn_behind_another_tab(bench: Workbench) -> None:
+    place, _ = place_of(bench)
+    slot = bench.slot("tab")
+    assert place.turn(slot, shown=False) == [gr.skip()] * 4
+    assert place.after_merge(slot, bench.start, slot.newest()) == ([gr.skip()] * 4, 0.0)
+    said, parts, layers, examples = place.turn(slot, shown=True)
+    assert parts["name"] == "contributions" and layers["name"] == "contribution_layers" and "<table" in examples
+    assert place.turn(slot, shown=True) == [gr.skip()] * 4
 
 
 def test_its_controls_redraw_only_what_they_change(bench: Workbench, zoo: Path) -> None:

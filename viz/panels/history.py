@@ -45,6 +45,7 @@ class _View:
     min_effect: float = 0.005
     order: tuple[str, ...] = field(default_factory=tuple)
     found: Comparison | None = None
+    opened: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,11 @@ class HistoryPlace:
 
     # What is shown.
 
+    def open(self, slot: Slot) -> Iterator[list[Any]]:
+        """The history is looked at: from now on it is drawn."""
+        self._view(slot).opened = True
+        yield from self.follow(slot)
+
     def follow(self, slot: Slot) -> Iterator[list[Any]]:
         """Everything as it is now; then, where A's answers are no longer held, A's scores as they come in again."""
         yield self.show(slot)
@@ -129,6 +135,8 @@ class HistoryPlace:
         view = self._view(slot)
         try:
             now = self._now(slot)
+            if not view.opened:
+                return self._only(keeper=kept_form(now.session.history, now.models), note=note)
             view.found = self._compared(now)
         except ExplorerError:  # the place of the models says it
             return self._only(note=note)

@@ -63,6 +63,22 @@ class LiveEvents:
         export.connect(self.slot_of, live)
         self.why.connect(self.slot_of, live)
 
+    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab) -> None:
+        """What lies behind another tab is drawn once it is opened, and not before."""
+
+        def turned(shown: bool) -> Callable[[gr.Request], list[Any]]:
+            def opened(request: gr.Request) -> list[Any]:
+                return self.why.turn(self.slot_of(request), shown=shown)
+
+            return opened
+
+        def looked_at(request: gr.Request) -> Iterator[list[Any]]:
+            yield from self.history.open(self.slot_of(request))
+
+        for tab in (why, history, sweep):
+            tab.select(turned(tab is why), None, self.why.outputs, **self.live)
+        history.select(looked_at, None, self.history.outputs, **self.live)
+
     def follow(self, event: Any) -> None:
         """After an event that scored a setting: the history and the cursor of the sweep."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 import pandas as pd
@@ -45,6 +46,7 @@ class MergePlace:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench, self.names = bench, TensorNames(bench.models)
+        self._told: WeakKeyDictionary[Slot, Recipe] = WeakKeyDictionary()
         recipe = bench.start
         method = bench.method(recipe.method)
         with gr.Row(equal_height=False, elem_id="merge-place"):
@@ -164,8 +166,14 @@ class MergePlace:
             return [words.headline(), words.note(_NO_DATA), empty(_NO_DATA), gr.skip()]
         previous = [m for m in slot.session.trail if m.recipe != update.recipe]
         scores = _with_previous(update.scores, previous[-1].accuracies if previous else {})
-        trail = draw("trail", self.trail_result(slot)) if slot.session.trail else gr.skip()
+        first = slot.session.trail and slot.session.trail[-1].recipe == update.recipe and self._drawn(slot, update)
+        trail = draw("trail", self.trail_result(slot)) if first else gr.skip()
         return [self._headline(slot, update), "", draw("scores", scores), trail]
+
+    def _drawn(self, slot: Slot, update: LiveUpdate) -> bool:
+        """Whether the trail is drawn with this update: with a setting's first, and when all of it is scored."""
+        again, self._told[slot] = self._told.get(slot) == update.recipe, update.recipe
+        return update.complete or not again
 
     def _headline(self, slot: Slot, update: LiveUpdate) -> str:
         summary = update.summary

@@ -54,11 +54,11 @@ def build(bench: Workbench) -> gr.Blocks:
             with gr.Tab("Merge", id="merge") as merge_tab:
                 merge = MergePlace(bench)
                 with gr.Tabs(elem_id="merge-topics"):
-                    with gr.Tab("Why", id="why"):
+                    with gr.Tab("Why", id="why") as why_tab:
                         why = WhyPlace(bench)
-                    with gr.Tab("History", id="history"):
+                    with gr.Tab("History", id="history") as history_tab:
                         history = HistoryPlace(bench, keeper)
-                    with gr.Tab("Sweep", id="sweep"):
+                    with gr.Tab("Sweep", id="sweep") as sweep_tab:
                         sweep = SweepPlace(bench)
                 export = ExportPlace(bench)
 
@@ -68,6 +68,7 @@ def build(bench: Workbench) -> gr.Blocks:
         tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
         events = LiveEvents(bench, bar, merge, export, why, history, sweep, slot_of, LIVE)
         _Wiring(bench, models, interference, events).connect(page, places, tabs)
+        events.connect_tabs(why_tab, history_tab, sweep_tab)
     return page
 
 

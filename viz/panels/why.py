@@ -45,6 +45,7 @@ class View:
     show: str = "departure"
     by: str = "layer"
     page: int = 0
+    hidden: bool = False
 
 
 class WhyPlace:
@@ -103,6 +104,18 @@ class WhyPlace:
         self.back.click(turner(-1), None, self.strip, **live)
         self.more.click(turner(1), None, self.strip, **live)
 
+    def turn(self, slot: Slot, *, shown: bool) -> list[Any]:
+        """The section is opened or left: what nobody looks at is not drawn, and drawn when it is opened again."""
+        view, recipe = self._view(slot), slot.session.recipe
+        hidden, view.hidden = view.hidden, not shown
+        if not (shown and hidden) or (view.table is not None and view.recipe == recipe):
+            return [gr.skip()] * 4
+        try:
+            told, _ = self.after_merge(slot, recipe, slot.token, view.pinned)
+        except Cancelled:
+            return [gr.skip()] * 4
+        return [*told[:3], self._strip(slot, recipe)]
+
     def waiting(self) -> list[Any]:
         """What is shown is out of date."""
         return [gr.skip(), {"stale": True}, {"stale": True}, gr.skip()]
@@ -117,6 +130,9 @@ class WhyPlace:
         """
         view = self._view(slot)
         view.pinned = pinned
+        if view.hidden:
+            view.table = None
+            return [gr.skip()] * 4, 0.0
         try:
             found = contributions(self.bench, slot, recipe, token)
         except Cancelled:
@@ -130,9 +146,9 @@ class WhyPlace:
         return [said, parts, self._layers(view), gr.skip()], found.merge_seconds
 
     def scored(self, slot: Slot, update: LiveUpdate) -> list[Any]:
-        """Advice and examples once more of the same setting is scored."""
+        """Advice and examples once all of the same setting is scored."""
         view = self._view(slot)
-        if view.table is None or view.recipe != update.recipe:
+        if view.table is None or view.recipe != update.recipe or not update.complete:
             return [gr.skip()] * 4
         said = advice(view.table, update.scores if update.summary.tasks else None)
         return [words.note(said), gr.skip(), gr.skip(), self._strip(slot, update.recipe)]

@@ -14,7 +14,7 @@ _MOST = 16
 
 
 class Opened:
-    """Keeps opened models for two seconds, as long as no file of weights or statistics changes; safe to use from threads."""
+    """Keeps opened models for two seconds, while no file of weights or statistics changes; safe to use from threads."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[float, OpenModels]] = {}

@@ -69,7 +69,7 @@ def test_nothing_is_drawn_behind_another_tab(bench: Workbench) -> None:
     slot = bench.slot("tab")
     assert place.turn(slot, shown=False) == [gr.skip()] * 4
     assert place.after_merge(slot, bench.start, slot.newest()) == ([gr.skip()] * 4, 0.0)
-    said, parts, layers, examples = place.turn(slot, shown=True)
+    _, parts, layers, examples = place.turn(slot, shown=True)
     assert parts["name"] == "contributions" and layers["name"] == "contribution_layers" and "<table" in examples
     assert place.turn(slot, shown=True) == [gr.skip()] * 4
 

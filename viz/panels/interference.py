@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -167,24 +168,45 @@ class InterferencePlace:
 
     def first_look(self, slot: Slot) -> dict[str, Any]:
         """Pairwise sign conflict for the place Models."""
+        view = self.view(slot)
+        if view.drawn.get("first look") == view.models:
+            return gr.skip()
         try:
-            found = self._survey(slot, self.view(slot), topics.SIGNS, 0.2, denominator="all")
+            found = self._survey(slot, view, topics.SIGNS, 0.2, denominator="all")
+            view.drawn["first look"] = view.models
             return draw("sign_conflict_pairs", found["sign_conflict"])
         except ExplorerError as error:
             return empty(str(error))
 
-    def everything(self, slot: Slot) -> Iterator[list[Any]]:
-        """All figures but those on matrices, the quickest first; then what makes the trim density free to move."""
+    def everything(self, slot: Slot, *, again: bool = True) -> Iterator[list[Any]]:
+        """The topics that were looked at, the quickest first; then what makes the trim density free to move.
+
+        Unless `again`, only what is not drawn for these models.
+        """
         view = self.view(slot)
-        for topic in ("signs", "tasks", "sizes", "masks"):
-            yield self._update(slot, [topic])
-        yield self._update(slot, [], self._cards(slot))
-        if "matrices" in view.opened:
-            yield self._update(slot, ["matrices"])
-        try:
-            self._survey(slot, view, topics.SIGNS, view.trim, held=True)
-        except ExplorerError:
-            return  # the figures have said it
+        if again:
+            view.drawn.clear()
+        for topic in ("signs", "tasks", "sizes", "masks", "overview", "matrices"):
+            if topic in view.opened:
+                yield self.look(slot, topic)
+        self.hold(slot)
+        yield [gr.skip()] * len(self.outputs)
+
+    def hold(self, slot: Slot) -> None:
+        """What makes the trim density free to move, once signs were looked at."""
+        view = self.view(slot)
+        if "signs" in view.opened:
+            with contextlib.suppress(ExplorerError):  # the figures have said it
+                self._survey(slot, view, topics.SIGNS, view.trim, held=True)
+
+    def look(self, slot: Slot, topic: str) -> list[Any]:
+        """A topic is looked at: it is drawn from now on, and now, unless it is already for these models."""
+        view = self.view(slot)
+        view.opened.add(topic)
+        if view.drawn.get(topic) == view.models:
+            return [gr.skip()] * len(self.outputs)
+        view.drawn[topic] = view.models
+        return self._update(slot, [topic], self._cards(slot) if topic == "overview" else None)
 
     def _cards(self, slot: Slot) -> str:
         view = self.view(slot)
@@ -196,9 +218,9 @@ class InterferencePlace:
         return cards(findings(results, density=view.trim, mask_threshold=view.threshold), targets=topics.TARGETS)
 
     def topic(self, slot: Slot, topic: str) -> list[dict[str, Any]]:
-        """Every figure of a topic, the late ones once it was opened; where numbers cannot be had it says why."""
+        """Every figure of a topic once it was looked at; where numbers cannot be had it says why."""
         ready = topic in self.view(slot).opened
-        return [gr.skip() if figure.late and not ready else self.figure(slot, figure) for figure in TOPICS[topic]]
+        return [self.figure(slot, figure) if ready else gr.skip() for figure in TOPICS[topic]]
 
     def figure(self, slot: Slot, figure: Figure) -> dict[str, Any]:
         """One figure as the tab looks at it, or a sentence instead."""

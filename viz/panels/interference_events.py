@@ -79,22 +79,23 @@ def _connect_selection(place: InterferencePlace, slot_of: SlotOf, live: Mapping[
 
 
 def _connect_topics(place: InterferencePlace, slot_of: SlotOf, live: Mapping[str, Any]) -> None:
-    def opening(name: str) -> Callable[[gr.Request], list[Any] | None]:
-        def opened(request: gr.Request) -> list[Any] | None:
+    def opening(name: str) -> Callable[[gr.Request], list[Any]]:
+        def opened(request: gr.Request) -> list[Any]:
             slot = slot_of(request)
             place.view(slot).topic = name
-            place.view(slot).opened.add(name)
             place.view(slot).working.go_on()
-            late = any(figure.late for figure in TOPICS.get(name, ()))
-            return place.topic(slot, name) if late else None
+            return place.look(slot, name)
 
         return opened
 
+    def held(request: gr.Request) -> None:
+        place.hold(slot_of(request))
+
     for name, tab in place.own_tabs.items():
-        late = any(figure.late for figure in TOPICS.get(name, ()))
-        tab.select(opening(name), None, place.outputs_of((name,)) if late else None, **live)
-        if late:
-            tab.select(watcher(place, slot_of), None, [place.status, place.stop], **live)
+        drawn = tab.select(opening(name), None, place.outputs, **live)
+        if name == "signs":
+            drawn.then(held, None, None, **live)
+        tab.select(watcher(place, slot_of), None, [place.status, place.stop], **live)
     stopped = place.stop.click(_stop_or_go_on(place, slot_of), None, place.outputs, **live)
     place.stop.click(watcher(place, slot_of), None, [place.status, place.stop], **live)
     stopped.then(place.compare.updates(slot_of), None, place.compare.outputs, **live)

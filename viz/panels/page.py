@@ -96,7 +96,9 @@ class _Wiring:
         self._connect_other_settings()
         self._after(page.load(self.start, None, [bar_note := self.bar.note, places, *self.shown], **LIVE))
         for name, tab in tabs.items():
-            tab.select(self._opening(name), None, None, **LIVE)
+            opened_place = tab.select(self._opening(name), None, None, **LIVE)
+            if name == "interference":
+                opened_place.then(self.look, None, self.interference.outputs, **LIVE)
         opened = self.models.open.click(
             self.open_models,
             [self.models.base, self.models.tasks, self.models.policy, self.models.download, self.merge.mixer],
@@ -217,8 +219,13 @@ class _Wiring:
         return self.interference.first_look(self.slot(request))
 
     def all_figures(self, request: gr.Request) -> Iterator[list[Any]]:
-        """Every figure of the place Interference."""
-        yield from self.interference.everything(self.slot(request))
+        """The figures of the place Interference that were looked at, unless they are drawn for these models."""
+        yield from self.interference.everything(self.slot(request), again=False)
+
+    def look(self, request: gr.Request) -> list[Any]:
+        """The place Interference was opened: the topic that is shown there."""
+        slot = self.slot(request)
+        return self.interference.look(slot, self.interference.view(slot).topic)
 
     def link(self, request: gr.Request) -> str:
         """The link to this setting."""

@@ -25,17 +25,13 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure of a topic: its chart, the metric drawn, the element's id, and what it says until it is drawn.
-
-    A `late` one takes long, and is drawn only once its topic was opened.
-    """
+    """One figure of a topic: its chart, the metric drawn, the element's id, and what it says until it is drawn."""
 
     chart: str
     metric: str
     id: str
     waiting: str
     width: int = 1
-    late: bool = False
 
 
 _LATER = "Open this topic to decompose the matrices."
@@ -47,7 +43,7 @@ TOPICS: Mapping[str, tuple[Figure, ...]] = {
     "masks": (
         Figure("mask_agreement_layers", "mask_agreement", "mask-agreement", "Building masks …", 3),
         Figure("mask_overlap_pairs", "mask_overlap", "mask-overlap", "Building masks …", 2),
-        Figure("mask_upset", "mask_patterns", "mask-upset", "Counting groups …", late=True),
+        Figure("mask_upset", "mask_patterns", "mask-upset", "Counting groups …"),
     ),
     "tasks": (
         Figure("cosine_map", "cosine", "cosine", "Comparing directions …"),
@@ -58,9 +54,9 @@ TOPICS: Mapping[str, tuple[Figure, ...]] = {
         Figure("trimming_curve", "redundancy", "trimming", "Measuring sizes …", 2),
     ),
     "matrices": (
-        Figure("singular_spectra", "spectrum", "spectra", _LATER, late=True),
-        Figure("matrix_interference_layers", "sti", "matrix-layers", _LATER, late=True),
-        Figure("subspace_overlap_map", "subspace_overlap", "subspace-map", _LATER, late=True),
+        Figure("singular_spectra", "spectrum", "spectra", _LATER),
+        Figure("matrix_interference_layers", "sti", "matrix-layers", _LATER),
+        Figure("subspace_overlap_map", "subspace_overlap", "subspace-map", _LATER),
     ),
 }
 LABELS = {

@@ -25,7 +25,11 @@ _WORDS: Mapping[str, Sequence[str]] = {
 
 @dataclass
 class View:
-    """How one browser tab looks at its models. `jump`: the page has yet to follow a link."""
+    """How one browser tab looks at its models.
+
+    `opened`: topics that were looked at; `drawn`: for which models;
+    `jump`: the page has yet to follow a link.
+    """
 
     models: tuple[Any, ...] = ()
     selection: Selection = field(default_factory=Selection)
@@ -40,6 +44,7 @@ class View:
     order: str = "size"
     measure: str = "sti"
     opened: set[str] = field(default_factory=set)
+    drawn: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     jump: bool = False
     working: Working = field(default_factory=Working)
 

@@ -51,7 +51,7 @@ def test_a_move_is_explained_kept_compared_and_still_there_after_a_reload(page: 
     open_part(page, "History")
     table = page.locator("#history-table tbody tr")
     until(page, lambda: table.count() == 1)
-    table.get_by_role("button", name="Pin").click()
+    table.locator("button.pin").first.click()
     first = merged(page)
     slider(page, "spam").press("Home")
     wait_scored(page, "spam, scale: -1")
@@ -65,7 +65,7 @@ def test_a_move_is_explained_kept_compared_and_still_there_after_a_reload(page: 
     open_part(page, "History")
     until(page, lambda: table.count() == 2)
     assert coefficients(page)["spam"] == 0.3 and merged(page) == first
-    table.filter(has_text="spam").get_by_role("button", name="Restore").first.click()
+    table.filter(has_text="spam").locator("button.restore").first.click()
     until(page, lambda: coefficients(page)["spam"] == -1.0)
     page.locator("#undo").click()
     until(page, lambda: coefficients(page)["spam"] == 0.3)

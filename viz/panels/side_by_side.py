@@ -70,15 +70,15 @@ class SideBySide:
         gr.on(moved, changed, self.controls, self.outputs, **latest)
         gr.on(moved, watcher(self.place, slot_of), None, [self.place.status, self.place.stop], **live)
         tab = self.place.own_tabs["compare"]
-        tab.select(self.updates(slot_of), None, self.outputs, **live)
+        tab.select(self.updates(slot_of, opened=True), None, self.outputs, **live)
         tab.select(watcher(self.place, slot_of), None, [self.place.status, self.place.stop], **live)
 
-    def updates(self, slot_of: SlotOf) -> Callable[[gr.Request], list[Any]]:
-        """A callback that draws both figures again, once the topic has been opened."""
+    def updates(self, slot_of: SlotOf, *, opened: bool = False) -> Callable[[gr.Request], list[Any]]:
+        """A callback that draws both figures when the topic is `opened`, or again once it has been."""
 
         def drawn(request: gr.Request) -> list[Any]:
             slot = slot_of(request)
-            if "compare" not in self.place.view(slot).opened:
+            if not opened and "compare" not in self.place.view(slot).opened:
                 return [gr.skip()] * len(self.outputs)
             return self.show(slot, *self._chosen.get(slot, ("sign-map", self._usual())))
 

@@ -27,8 +27,7 @@ _WORDS: Mapping[str, Sequence[str]] = {
 class View:
     """How one browser tab looks at its models.
 
-    `opened`: topics that were looked at; `drawn`: for which models;
-    `jump`: the page has yet to follow a link.
+    `opened`: topics that were looked at; `drawn`: for which models; `jump`: the page has yet to follow a link.
     """
 
     models: tuple[Any, ...] = ()

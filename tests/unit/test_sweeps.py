@@ -53,7 +53,10 @@ def finish(bench: Workbench, swept: Swept) -> Swept:
     return swept
 
 
-def test_a_point_has_the_quick_scores_that_the_page_shows_for_its_recipe(bench: Workbench, zoo: Path) -> None:
+def test_a_point_has_the_quick_scores_that_the_page_shows_for_its_recipe(
+    bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("explorer.streaming.FIRST_EVERY_SECONDS", 0.0)  # every task's first number is told
     sweep = curve(zoo)
     updates = list(Sweeps(bench).run(swept := Swept(sweep), CancelToken()))
     assert [u.progress.done for u in updates] == [0, 1, 2, 3, 4, 5] and updates[-1].finished

@@ -41,7 +41,7 @@ def advice(contributions: Result, scores: Result | None = None) -> str:
     if worst is None:
         who = "The scored task is not" if len(accuracies) == 1 else f"None of the {len(accuracies)} scored tasks is"
         return f"{who} clearly behind its expert so far, with its 95 % interval below the expert's."
-    lead = f"{worst} is furthest behind its expert, at {_percent(behind[worst])} of its accuracy, and "
+    lead = f"{worst} is furthest behind its expert, at {_percent(behind[worst])} of its score, and "
     found = _about(contributions, known[worst]) or _crowded(contributions, rows, worst)
     return lead + (found or "its share and losses are much as under plain averaging, so these numbers do not say why.")
 
@@ -105,13 +105,13 @@ def _over(share: float, average: float, *, unknown: float = math.nan) -> float:
 
 
 def _accuracies(scores: Result) -> dict[str, tuple[float, float, bool]]:
-    """Per task that both have answered: the merged and the expert's accuracy, and whether merged is clearly lower."""
+    """Per task that both have answered: the merged and the expert's score, and whether merged is clearly lower."""
     rows = {(row["model"], row["task"]): row for row in scores.table.to_dict("records")}
     found = {}
     for task in scores.tasks:
         ours, theirs = rows.get(("merged", task)), rows.get(("expert", task))
         if ours and theirs:
-            found[task] = (ours["accuracy"], theirs["accuracy"], bool(ours["high"] < theirs["low"]))
+            found[task] = (ours["score"], theirs["score"], bool(ours["high"] < theirs["low"]))
     return found
 
 

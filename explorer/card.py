@@ -136,7 +136,12 @@ def _shareable(path: str) -> str:
 
 def _shareable_recipe(recipe: Recipe) -> Recipe:
     tasks = tuple(
-        replace(t, checkpoint=_shareable(t.checkpoint), statistics=_shareable(t.statistics) if t.statistics else None)
+        replace(
+            t,
+            checkpoint=_shareable(t.checkpoint),
+            statistics=_shareable(t.statistics) if t.statistics else None,
+            evaluation=_shareable(t.evaluation) if t.evaluation else None,
+        )
         for t in recipe.tasks
     )
     return replace(recipe, base=_shareable(recipe.base), tasks=tasks)
@@ -169,8 +174,8 @@ def _score_lines(scores: Result | None, task: str | None) -> list[str]:
     merged = merged if task is None else merged[merged["task"] == task]
     if not len(merged):
         return []
-    lines = ["### Evaluation", "", "| task | accuracy | 95 % interval | n |", "|---|---|---|---|"]
+    lines = ["### Evaluation", "", "| task | metric | score | 95 % interval | n |", "|---|---|---|---|---|"]
     for row in merged.itertuples():
         name = str(row.task).replace("|", "\\|")
-        lines.append(f"| {name} | {row.accuracy:.4f} | {row.low:.4f} to {row.high:.4f} | {row.n:.0f} |")
+        lines.append(f"| {name} | {row.metric} | {row.score:.4f} | {row.low:.4f} to {row.high:.4f} | {row.n:.0f} |")
     return [*lines, ""]

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add_verify(commands)
     mergekit_command.add_command(commands)
     adapter_command.add_parser(commands)
-    evaluate = commands.add_parser("evaluate", help="accuracy of a model folder or of a recipe")
+    evaluate = commands.add_parser("evaluate", help="scores of a model folder or of a recipe")
     evaluate.add_argument("model", type=Path, metavar="MODEL_DIR|RECIPE.yaml")
     evaluate.add_argument("--tasks", nargs="+", metavar="NAME", help="names of evaluation tasks (default: all)")
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
@@ -216,7 +216,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return 0
     print_table(result.table)
     scored = result.table[result.table["model"] == "merged"]
-    print(f"\nmean accuracy {scored['accuracy'].mean():.4f} over {len(scored)} tasks")
+    metrics = scored["metric"].unique()
+    named = metrics[0] if len(metrics) == 1 else "score"
+    print(f"\nmean {named} {scored['score'].mean():.4f} over {len(scored)} tasks")
     return 0
 
 

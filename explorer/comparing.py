@@ -14,7 +14,16 @@ import pandas as pd
 from torch import nn
 
 from explorer.errors import Cancelled
-from explorer.evaluation import Evaluator, TaskScore, common_correct, holm, mcnemar, paired_bootstrap
+from explorer.evaluation import (
+    EvaluationTask,
+    Evaluator,
+    TaskMetric,
+    TaskScore,
+    common_outcomes,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+)
 from explorer.live import scores_key
 from explorer.recipe import Recipe
 from explorer.results import Result, count, fraction, number, text
@@ -29,14 +38,14 @@ AB_DIFFERENCE = (
     text("task", "task of the row; empty for the mean"),
     count("n", "examples that both settings have answered"),
     count("n_total", "examples of the whole split"),
-    fraction("accuracy_a", "accuracy of the pinned setting A on these examples"),
-    fraction("accuracy_b", "accuracy of setting B on the same examples"),
-    number("difference", "accuracy_b − accuracy_a", -1, 1),
-    number("low", "lower end of the 95 % paired bootstrap interval of the difference", -1, 1),
-    number("high", "upper end of it", -1, 1),
-    count("only_a", "examples that only A answers correctly"),
-    count("only_b", "examples that only B answers correctly"),
-    fraction("p", "two-sided exact McNemar p-value; undefined for the mean"),
+    number("score_a", "score of the pinned setting A on these examples", -1, 1),
+    number("score_b", "score of setting B on the same examples", -1, 1),
+    number("difference", "score_b − score_a", -2, 2),
+    number("low", "lower end of the 95 % paired bootstrap interval of the difference", -2, 2),
+    number("high", "upper end of it", -2, 2),
+    count("only_a", "examples that only A answers correctly, or better where answers are not right or wrong"),
+    count("only_b", "examples that only B answers correctly, or better"),
+    fraction("p", "two-sided exact McNemar p-value; undefined for the mean and where answers are not right or wrong"),
     fraction("p_holm", "the same after Holm's correction for the number of tasks"),
 )
 
@@ -70,23 +79,35 @@ def compare(bench: Workbench, a: Recipe, b: Recipe, *, names: tuple[str, str] = 
 
 def difference_table(a: Mapping[str, TaskScore], b: Mapping[str, TaskScore]) -> pd.DataFrame:
     """The rows of an `ab_difference`: each task that both have answered, in the order of b, then the mean over them."""
-    pairs = {t: common_correct(b[t], a[t]) for t in b if t in a}
+    pairs = {t: common_outcomes(b[t], a[t]) for t in b if t in a}
     pairs = {t: (ours, theirs) for t, (ours, theirs) in pairs.items() if len(ours)}
-    rows = [_row("task", task, b[task].n_total, {task: pair}) for task, pair in pairs.items()]
-    p_values = [mcnemar(ours, theirs) for ours, theirs in pairs.values()]
+    metrics = {t: b[t].metric for t in pairs}
+    rows = [_row("task", task, b[task].n_total, {task: pair}, metrics) for task, pair in pairs.items()]
+    p_values = [mcnemar(*pair) if metrics[t].binary else float("nan") for t, pair in pairs.items()]
     rows = [(*row, p, q) for row, p, q in zip(rows, p_values, holm(p_values), strict=True)]
     if pairs:
         total = sum(b[t].n_total for t in pairs)
-        rows.append((*_row("mean", "", total, pairs), float("nan"), float("nan")))
+        rows.append((*_row("mean", "", total, pairs, metrics), float("nan"), float("nan")))
     return pd.DataFrame(rows, columns=[c.name for c in AB_DIFFERENCE])
 
 
-def _row(part: str, task: str, n_total: int, pairs: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> tuple[object, ...]:
+def _row(
+    part: str,
+    task: str,
+    n_total: int,
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    metrics: Mapping[str, TaskMetric],
+) -> tuple[object, ...]:
     ours, theirs = ({t: pair[i] for t, pair in pairs.items()} for i in (0, 1))
-    found = paired_bootstrap(ours, theirs, resamples=RESAMPLES, confidence=CONFIDENCE)
-    accuracies = [float(np.mean([x.mean() for x in side.values()])) for side in (theirs, ours)]
-    only = [sum(int((x & ~y[t]).sum()) for t, x in side.items()) for side, y in ((theirs, ours), (ours, theirs))]
-    return part, task, found.n, n_total, *accuracies, found.difference, found.low, found.high, *only
+    found = paired_bootstrap(ours, theirs, resamples=RESAMPLES, confidence=CONFIDENCE, metrics=metrics)
+    scores = [float(np.mean([metrics[t].value(x) for t, x in side.items()])) for side in (theirs, ours)]
+    only = [sum(_better(x, y[t]) for t, x in side.items()) for side, y in ((theirs, ours), (ours, theirs))]
+    return part, task, found.n, n_total, *scores, found.difference, found.low, found.high, *only
+
+
+def _better(first: np.ndarray, second: np.ndarray) -> int:
+    """Examples with a higher outcome in the first; 0 where outcomes are no single numbers."""
+    return int((first.astype(float) > second.astype(float)).sum()) if first.ndim == 1 else 0
 
 
 def _held(bench: Workbench, evaluator: Evaluator, recipe: Recipe) -> dict[str, TaskScore]:
@@ -94,7 +115,7 @@ def _held(bench: Workbench, evaluator: Evaluator, recipe: Recipe) -> dict[str, T
     key = scores_key(recipe, bench.models(recipe))
     scores: dict[str, TaskScore] = {}
 
-    def refuse(_task: str) -> nn.Module:  # asked for only when a block is not held
+    def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held
         raise Cancelled("comparison: not every answer of this setting is held.")
 
     for task in evaluator.tasks:

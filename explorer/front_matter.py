@@ -76,8 +76,14 @@ def model_index(title: str, scores: Result | None, task: str | None) -> dict[str
         {
             "task": {"type": "text-classification", "name": str(row["task"])},
             "dataset": {"type": str(row["task"]), "name": str(row["task"])},
-            "metrics": [{"type": "accuracy", "name": "accuracy", "value": round(float(row["accuracy"]), 6)}],
+            "metrics": [
+                {"type": str(row["metric"]), "name": str(row["metric"]), "value": round(float(row["score"]), 6)}
+            ],
         }
         for row in table.to_dict("records")
     ]
     return {"model-index": [{"name": title, "results": results}]} if results else {}
+
+
+def _metric(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": str(row["metric"]), "name": str(row["metric"]), "value": round(float(row["score"]), 6)}

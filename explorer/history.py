@@ -29,7 +29,7 @@ _NOT_SHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u
 
 @dataclass(frozen=True)
 class TaskCount:
-    """What a setting scored on one task: `correct` of the `n` examples that were answered, of `n_total` in the split.
+    """What a setting scored on one task, on `n` of the `n_total` examples: `correct` of them, or score · n.
 
     `expert`: the task's own fine-tune on the same examples, 0-1; NaN where it is not known.
     """
@@ -37,18 +37,18 @@ class TaskCount:
     task: str
     n: int
     n_total: int
-    correct: int
+    correct: float
     expert: float = math.nan
 
     @property
-    def accuracy(self) -> float:
-        """correct / n, 0-1; NaN before the first example."""
+    def score(self) -> float:
+        """correct / n, more is better; NaN before the first example."""
         return self.correct / self.n if self.n else math.nan
 
     @property
     def normalized_accuracy(self) -> float:
-        """accuracy / the expert's; NaN where the expert is unknown or answered nothing correctly."""
-        return self.accuracy / self.expert if self.expert > 0 else math.nan
+        """score / the expert's; NaN where the expert is unknown or not above 0."""
+        return self.score / self.expert if self.expert > 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,9 @@ class Setting:
         return sum(known) / len(known) if known else math.nan
 
     @property
-    def accuracy(self) -> float:
-        """Mean accuracy over tasks."""
-        return sum(s.accuracy for s in self.scores) / len(self.scores) if self.scores else math.nan
+    def score(self) -> float:
+        """Mean score over tasks."""
+        return sum(s.score for s in self.scores) / len(self.scores) if self.scores else math.nan
 
     @property
     def worst(self) -> TaskCount | None:

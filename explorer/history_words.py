@@ -123,7 +123,7 @@ def _number_or_words(value: Any) -> tuple[float, str]:
 
 def _scored(setting: Setting) -> Iterator[Row]:
     for score in setting.scores:
-        yield "score", f"accuracy on {score.task}", score.task, score.accuracy, f"{score.correct} of {score.n}"
+        yield "score", f"score on {score.task}", score.task, score.score, f"{score.correct:g} of {score.n}"
     yield "score", "mean of experts", "", setting.normalized, ""
     worst = setting.worst
     yield (

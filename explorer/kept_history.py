@@ -24,7 +24,7 @@ MAX_SETTING_BYTES = 1 << 14
 _LATEST = 1e11
 """Seconds since 1970: beyond the year 5000, so that every time has a date."""
 _MOST_EXAMPLES = 10**9
-_PATHS = ("checkpoint", "statistics")
+_PATHS = ("checkpoint", "statistics", "evaluation")
 
 
 def to_json(history: History, models: str) -> str:
@@ -122,9 +122,11 @@ def _count(row: Any, tasks: tuple[str, ...]) -> TaskCount | None:
     if not isinstance(row, list) or len(row) != 5 or not isinstance(row[0], str) or row[0] not in tasks:
         return None
     task, n, n_total, correct, expert = row
-    if any(type(c) is not int for c in (n, n_total, correct)) or not 0 <= correct <= n <= n_total <= _MOST_EXAMPLES:
+    if any(type(c) is not int for c in (n, n_total)) or not 0 <= n <= n_total <= _MOST_EXAMPLES:
         return None
-    if expert is not None and (type(expert) not in (int, float) or not 0 <= expert <= 1):
+    if type(correct) not in (int, float) or not -n <= correct <= n:
+        return None
+    if expert is not None and (type(expert) not in (int, float) or not -1 <= expert <= 1):
         return None
     return TaskCount(task, n, n_total, correct, math.nan if expert is None else float(expert)) if n else None
 
@@ -152,5 +154,5 @@ def _recipe(given: Any, recipe: Recipe) -> Recipe | None:
 
 
 def _paths(recipe: Recipe) -> dict[str, dict[str, str]]:
-    held = {t.name: {"checkpoint": t.checkpoint, "statistics": t.statistics} for t in recipe.tasks}
+    held = {t.name: {key: getattr(t, key) for key in _PATHS} for t in recipe.tasks}
     return {name: {k: v for k, v in entry.items() if v} for name, entry in held.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from explorer.checkpoints.align import POLICIES, align
 from explorer.checkpoints.given import shape_problem, value_problem
@@ -16,13 +16,13 @@ from explorer.checkpoints.rows import differs_in_rows, read_rows
 from explorer.compute.device import pick_device
 from explorer.compute.source import StateDictSource
 from explorer.errors import AlignmentError, CheckpointError, InputError, all_problems, near, sentence
-from explorer.evaluation import EvaluationTask, evaluate, find_tasks, load_module, load_task
+from explorer.evaluation import EvaluationTask, Loaded, evaluate, find_tasks, load_task, with_head_of
 from explorer.executor import CancelToken, ProgressCallback, ThreadExecutor
 from explorer.exporting import RECIPE_FILE, run_recipe
 from explorer.interference import survey
 from explorer.live import LiveModel, load_resident
 from explorer.merging import METHODS, merge_tensor, prepare
-from explorer.opening import OpenModels, companions_folder, open_all, open_models
+from explorer.opening import OpenModels, companions_folder, expert_of, open_all, open_models
 from explorer.recipe import DTYPES, Recipe
 from explorer.results import Result
 from explorer.store import Store
@@ -132,7 +132,7 @@ def evaluate_model(
     device: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> Result:
-    """Accuracy of a model folder, of a folder with one model per task, or of a recipe (merged in memory).
+    """Scores of a model folder, of a folder with one model per task, or of a recipe (merged in memory).
 
     A recipe gives, to the digit, what the folder it exports gives. `tasks` None means: every task of the folder that
     the model can serve. Raises InputError for unknown tasks, models or recipes.
@@ -146,12 +146,13 @@ def evaluate_model(
         folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
         chosen = _tasks(tasks or _serving(path / RECIPE_FILE, known), known, split)
         _require_served([t.name for t in chosen], folders, str(path))
-        one = lambda name: load_module(folders[name], device=on)  # noqa: E731
+        one = lambda task: Loaded(folders[task.name], device=on)(task)  # noqa: E731
         return evaluate(one, chosen, folders[chosen[0].name], device=on, progress=progress)
-    module = load_module(path, device=on)
+    loaded = Loaded(path, device=on)
     folder = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
     chosen = _tasks(tasks or _serving(folder / RECIPE_FILE, known), known, split)
-    return evaluate(module, chosen, folder, device=on, progress=progress)
+    chosen = [with_head_of(loaded.checkpoint, t) for t in chosen]
+    return evaluate(loaded, chosen, folder, device=on, progress=progress)
 
 
 def _serving(recipe_file: Path, known: Mapping[str, Path]) -> list[str]:
@@ -177,9 +178,8 @@ def _evaluate_recipe(
     models = open_models(recipe)
     live = LiveModel(load_resident(models, device))
     live.merge(recipe, cache=Store())
-    module = live.module_for if several else live.module
-    assert callable(module) or isinstance(module, nn.Module)
-    return evaluate(module, chosen, companions_folder(models.base), device=device, progress=progress)
+    chosen = [with_head_of(expert_of(models, t.name), t) if t.name in models.tasks else t for t in chosen]
+    return evaluate(live.module_for, chosen, companions_folder(models.base), device=device, progress=progress)
 
 
 def _require_served(names: Sequence[str], served: Mapping[str, Any], who: str) -> None:

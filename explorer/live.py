@@ -20,6 +20,7 @@ from explorer.compute.arena import Arena, Row, arena_bytes
 from explorer.compute.source import Chunk, base_chunk, chunks, deltas
 from explorer.compute.streamed import Streamed
 from explorer.errors import CheckpointError, sentence
+from explorer.evaluation import EvaluationTask, module_key, module_of
 from explorer.evaluation.models import bind, build_module
 from explorer.executor import CancelToken, SerialExecutor, ThreadExecutor
 from explorer.merging import METHODS, merge_into, prepare
@@ -111,6 +112,7 @@ class LiveModel:
         self._executor = ThreadExecutor(2) if self.arena.device.type == "cpu" else SerialExecutor()
         self.module: nn.Module = build_module(base.config, self.arena.device, resident.compute_dtype)
         bind(self.module, {**resident.fixed, **self._row.views()})
+        self._modules: dict[str, nn.Module] = {module_key(None): self.module}
         self.key = ""
 
     def key_of(self, recipe: Recipe) -> str:
@@ -161,10 +163,21 @@ class LiveModel:
             self._row.flat(name).copy_(self._stored[index].flat(name))
         self._shown = index
 
-    def module_for(self, task: str) -> nn.Module:
-        """The module with the weights that serve this task."""
-        self._show(self.arena.tasks.index(task) if len(self._stored) > 1 else 0)
-        return self.module
+    def module_for(self, task: EvaluationTask) -> nn.Module:
+        """The module with the weights that serve this task, and the task's own layers on top where it has some.
+
+        Raises CheckpointError when transformers cannot make the module that the task's kind asks for.
+        """
+        self._show(self.arena.tasks.index(task.name) if len(self._stored) > 1 else 0)
+        key = module_key(task)
+        if key not in self._modules:
+            resident = self.resident
+            base, device, dtype = resident.models.base, self.arena.device, resident.compute_dtype
+            module = module_of(base.config, task, device, dtype)
+            head = {n: _widened(t, dtype, device) for n, t in task.own_head.items()}
+            bind(module, {**resident.fixed, **self._row.views()}, head)
+            self._modules[key] = module
+        return self._modules[key]
 
     def weights(self, task: str | None = None) -> dict[str, Tensor]:
         """The merged tensors as an export would hold them (views; do not write)."""

@@ -30,13 +30,13 @@ def setting_of(update: LiveUpdate, models: str, *, when: float) -> Setting:
     """What an update says about its recipe, as a setting of these models' history."""
     table = update.scores.table
     rows = {name: table[table["model"] == name].set_index("task") for name in ("merged", "expert")}
-    merged, expert = rows["merged"], rows["expert"]["accuracy"]
+    merged, expert = rows["merged"], rows["expert"]["score"]
     scores = [_count(str(task), row, float(expert.get(task, float("nan")))) for task, row in merged.iterrows()]
     return Setting(update.recipe, models, when, tuple(scores))
 
 
 def _count(task: str, row: pd.Series, expert: float) -> TaskCount:
-    return TaskCount(task, int(row["n"]), int(row["n_total"]), int(row["correct"]), expert)
+    return TaskCount(task, int(row["n"]), int(row["n_total"]), float(row["correct"]), expert)
 
 
 def noted(session: Session, update: LiveUpdate, models: str, *, when: float | None = None) -> Session:

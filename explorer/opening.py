@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -175,3 +175,9 @@ def output_dtype(recipe: Recipe, stored: torch.dtype) -> torch.dtype:
 def companions_folder(checkpoint: Checkpoint) -> Path:
     """Where a checkpoint's config and tokenizer lie: its own folder, or the folder of its one file."""
     return checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
+
+
+def expert_of(models: OpenModels, task: str) -> Checkpoint:
+    """A task's own fine-tune, as a model: given as one file it has the base's config, or it could not be merged."""
+    expert = models.tasks[task]
+    return expert if expert.config else replace(expert, config=models.base.config)

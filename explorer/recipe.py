@@ -29,6 +29,7 @@ POLICIES = ("refuse", "keep_base", "common_rows")
 _SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
 _WEIGHTS = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
+_PATHS = ("checkpoint", "statistics", "evaluation")
 _KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", "seed", "include", "exclude", "policy")
 
 
@@ -36,18 +37,20 @@ _KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", 
 class TaskEntry:
     """One task of a merge: its checkpoint, and the parameters that are its own (such as `scale`).
 
-    `statistics` is the path of what was measured on the task's data, for methods that need it.
+    `statistics` is the path of what was measured on the task's data, for methods that need it; `evaluation` the folder
+    of the evaluation task that it is scored on, where that is not one of its name. Neither changes merged weights.
     """
 
     name: str
     checkpoint: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     statistics: str | None = None
+    evaluation: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The entry as plain values."""
-        paths = {"checkpoint": self.checkpoint, **({"statistics": self.statistics} if self.statistics else {})}
-        return {**paths, **self.parameters}
+        paths = {name: getattr(self, name) for name in _PATHS}
+        return {**{name: path for name, path in paths.items() if path}, **self.parameters}
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,8 @@ def model_name(path: str) -> str:
 def _entry(name: str, entry: Any) -> TaskEntry:
     if isinstance(entry, str):
         return TaskEntry(name, entry)
-    own = {k: v for k, v in entry.items() if k not in ("checkpoint", "statistics")}
-    return TaskEntry(name, entry["checkpoint"], own, entry.get("statistics"))
+    own = {k: v for k, v in entry.items() if k not in _PATHS}
+    return TaskEntry(name, entry["checkpoint"], own, entry.get("statistics"), entry.get("evaluation"))
 
 
 def _add_on(entry: Any) -> tuple[str, Mapping[str, Any]]:
@@ -265,8 +268,12 @@ def _task_problems(tasks: Any, source: str) -> list[str]:
             problems.append(
                 sentence(source, f"task {name} must have a checkpoint", repr(entry), "Add `checkpoint: path`.")
             )
-        measured = entry.get("statistics") if isinstance(entry, dict) else None
-        if measured is not None and not (isinstance(measured, str) and measured):
-            must = f"statistics of task {name} must be the path of a file"
-            problems.append(sentence(source, must, repr(measured), "Write `statistics: path`, or leave the line out."))
+        for key, what in (("statistics", "file"), ("evaluation", "folder")):
+            given = entry.get(key) if isinstance(entry, dict) else None
+            if given is not None and not (isinstance(given, str) and given):
+                must, advice = (
+                    f"{key} of task {name} must be the path of a {what}",
+                    f"Write `{key}: path`, or leave it out.",
+                )
+                problems.append(sentence(source, must, repr(given), advice))
     return problems

@@ -75,13 +75,14 @@ SCOPE = (
 
 SCORES = (
     text("model", "merged, base, expert or chance; or the name of a pinned setting"),
-    text("task", "task the accuracy is of"),
+    text("task", "task the score is of"),
+    text("metric", "what the score is, such as accuracy"),
     count("n", "examples scored so far"),
     count("n_total", "examples of the whole split"),
-    count("correct", "examples answered correctly"),
-    fraction("accuracy", "correct / n"),
-    fraction("low", "lower end of the 95 % Wilson interval"),
-    fraction("high", "upper end of the 95 % Wilson interval"),
+    number("correct", "score · n: for accuracy the examples that were answered correctly"),
+    number("score", "value of the metric, more is better: for accuracy correct / n", -1, 1),
+    number("low", "lower end of its 95 % interval: Wilson for accuracy, else bootstrap over examples", -1, 1),
+    number("high", "upper end of its 95 % interval", -1, 1),
 )
 
 SURVIVAL = (

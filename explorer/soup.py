@@ -19,13 +19,14 @@ from explorer.evaluation import (
     TaskScore,
     find_tasks,
     load_task,
-    paired_bootstrap,
+    mean_score,
+    score_difference,
     summarize,
 )
 from explorer.live import LiveModel, load_resident
 from explorer.opening import companions_folder, open_models
 from explorer.recipe import Recipe
-from explorer.results import Result, count, fraction, number, text
+from explorer.results import Result, count, number, text
 from explorer.store import Store
 from explorer.tuning.greedy_soup import Soup, greedy_soup
 
@@ -37,10 +38,10 @@ COLUMNS = (
     number("score", "what the soup is chosen by: the metric asked for"),
     text("kept", "yes where the candidate stayed in the soup"),
     count("n", "examples scored, all tasks together"),
-    fraction("accuracy", "mean accuracy over the tasks"),
-    fraction("low", "lower end of its 95 % bootstrap interval over examples"),
-    fraction("high", "upper end of its 95 % bootstrap interval over examples"),
-    number("difference", "mean accuracy minus that of the soup before, same examples", -1, 1),
+    number("mean_score", "mean score over the tasks", -1, 1),
+    number("low", "lower end of its 95 % bootstrap interval over examples", -1, 1),
+    number("high", "upper end of its 95 % bootstrap interval over examples", -1, 1),
+    number("difference", "mean score minus that of the soup before, same examples", -1, 1),
     number("difference_low", "lower end of its 95 % paired bootstrap interval", -1, 1),
     number("difference_high", "upper end of its 95 % paired bootstrap interval", -1, 1),
 )
@@ -148,7 +149,7 @@ class _Kitchen:
         if key not in self.held:
             weights = {name: float(name in key) for name in self.recipe.task_names}
             self.live.merge(self.recipe.with_parameters(weight=weights), cache=self.cache)
-            *_, last = self.evaluator.run(self.live.module, key=self.live.key, only_quick=self.only_quick)
+            *_, last = self.evaluator.run(self.live.module_for, key=self.live.key, only_quick=self.only_quick)
             self.held[key] = last.scores
             if self.on_scored:
                 self.on_scored(members)
@@ -158,7 +159,7 @@ class _Kitchen:
         """The goal's value for the average of these checkpoints; NaN where no task has one."""
         found = self.scores(members)
         if self.goal == "accuracy":
-            return float(np.mean([s.accuracy for s in found.values()]))
+            return float(np.mean([s.score for s in found.values()]))
         summary = summarize(found, {t: self.scores((t,))[t] for t in found})
         if self.goal == "normalized_accuracy":
             return summary.normalized_accuracy
@@ -183,17 +184,12 @@ class _Kitchen:
         kept: str = "",
         before: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
-        correct = _correct(self.scores(members))
-        alone = paired_bootstrap(correct, {t: np.zeros_like(c) for t, c in correct.items()})
-        changed = paired_bootstrap(correct, _correct(self.scores(before))) if before else None
+        found = self.scores(members)
+        alone, changed = mean_score(found), score_difference(found, self.scores(before)) if before else None
         return {
             **{"stage": stage, "candidate": candidate, "members": len(members), "score": score, "kept": kept},
-            **{"n": alone.n, "accuracy": alone.difference, "low": alone.low, "high": alone.high},
+            **{"n": alone.n, "mean_score": alone.difference, "low": alone.low, "high": alone.high},
             "difference": changed.difference if changed else float("nan"),
             "difference_low": changed.low if changed else float("nan"),
             "difference_high": changed.high if changed else float("nan"),
         }
-
-
-def _correct(scores: Scores) -> dict[str, np.ndarray]:
-    return {task: score.correct for task, score in scores.items()}

@@ -18,11 +18,20 @@ from torch import nn
 
 from explorer.checkpoints import Checkpoint
 from explorer.errors import Cancelled
-from explorer.evaluation import Evaluator, Partial, Summary, TaskComparison, TaskScore, load_module, scores_table
+from explorer.evaluation import (
+    EvaluationTask,
+    Evaluator,
+    Loaded,
+    Partial,
+    Summary,
+    TaskComparison,
+    TaskScore,
+    scores_table,
+)
 from explorer.executor import CancelToken
 from explorer.live import LiveModel
 from explorer.merging import METHODS
-from explorer.opening import OpenModels
+from explorer.opening import OpenModels, expert_of
 from explorer.params import check_values
 from explorer.recipe import Recipe
 from explorer.results import Result
@@ -30,7 +39,7 @@ from explorer.seeds import digest_of
 from explorer.session import Move
 from explorer.workbench import Slot, Workbench
 
-ModuleFor = Callable[[str], nn.Module]
+ModuleFor = Callable[[EvaluationTask], nn.Module]
 UPDATE_EVERY_SECONDS, FIRST_EVERY_SECONDS = 1.0, 0.4
 """Refinements of numbers that are already shown come no faster than this, nor do first numbers of further tasks."""
 
@@ -157,7 +166,7 @@ def current_scores(bench: Workbench, slot: Slot, recipe: Recipe) -> Result | Non
         return None
     scores: dict[str, TaskScore] = {}
 
-    def refuse(_task: str) -> nn.Module:  # asked for only when a block is not held
+    def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held
         raise Cancelled("scores: this setting is not scored to its end.")
 
     try:
@@ -201,12 +210,6 @@ class _References:
                 return
 
 
-def expert_of(models: OpenModels, task: str) -> Checkpoint:
-    """A task's own fine-tune, as a model: given as one file it has the base's config, or it could not be merged."""
-    expert = models.tasks[task]
-    return expert if expert.config else replace(expert, config=models.base.config)
-
-
 def checkpoint_key(checkpoint: Checkpoint) -> str:
     """The key of an unmerged checkpoint's answers: the same weights answer otherwise under another config."""
     return f"checkpoint/{digest_of(checkpoint.digest, json.dumps(checkpoint.config, sort_keys=True))}"
@@ -214,12 +217,12 @@ def checkpoint_key(checkpoint: Checkpoint) -> str:
 
 def loaded_once(checkpoint: Checkpoint, device: torch.device) -> ModuleFor:
     """A checkpoint's module, loaded when an answer is first needed; freed with the function that is returned."""
-    held: list[nn.Module] = []
+    held: list[Loaded] = []
 
-    def module(_task: str) -> nn.Module:
+    def module(task: EvaluationTask) -> nn.Module:
         if not held:
-            held.append(load_module(checkpoint, device=device))
-        return held[0]
+            held.append(Loaded(checkpoint, device=device))
+        return held[0](task)
 
     return module
 
@@ -232,7 +235,7 @@ def _update(
     if partial and partial.done and not partial.complete:
         eta = partial.seconds * (partial.total - partial.done) / partial.done
     both = [(t, m, expert[t]) for t, m in known.merged.items() if t in expert]
-    compared = [TaskComparison(t, min(m.n, e.n), m.accuracy, e.accuracy) for t, m, e in both]
+    compared = [TaskComparison(t, min(m.n, e.n), m.score, e.score) for t, m, e in both]
     return LiveUpdate(
         recipe=recipe,
         scores=scores_table({"merged": known.merged, "base": base, "expert": expert}, list(evaluator.tasks.values())),
@@ -257,5 +260,4 @@ def _alike(reference: Mapping[str, TaskScore], merged: Mapping[str, TaskScore]) 
 def _on(score: TaskScore, indices: np.ndarray) -> TaskScore:
     if len(indices) >= score.n or not np.isin(indices, score.indices).all():
         return score
-    kept = np.isin(score.indices, indices)
-    return replace(score, indices=score.indices[kept], predictions=score.predictions[kept], correct=score.correct[kept])
+    return score.on(indices)

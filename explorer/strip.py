@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,12 @@ from torch import nn
 
 from explorer.errors import Cancelled
 from explorer.evaluation import EvaluationTask, Evaluator, TaskScore
-from explorer.opening import OpenModels
+from explorer.opening import OpenModels, expert_of
 from explorer.recipe import Recipe
 from explorer.results import Result, count, number, text
 from explorer.seeds import stable_seed
 from explorer.store import Store
-from explorer.streaming import checkpoint_key, expert_of
+from explorer.streaming import checkpoint_key
 from explorer.workbench import Slot, Workbench
 
 EXAMPLES = 8
@@ -109,7 +110,7 @@ def _held(evaluator: Evaluator, task: str, key: str, store: Store) -> TaskScore 
     """The answers to a task that are held under a key, as far as they go."""
     score: TaskScore | None = None
 
-    def refuse(_task: str) -> nn.Module:  # asked for only when a block is not held
+    def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held
         raise Cancelled("strip: not scored yet.")
 
     try:
@@ -124,17 +125,26 @@ def _row(task: EvaluationTask, index: int, known: dict[str, TaskScore]) -> dict[
     row = task.rows[index]
     shown = row.get("text") or " · ".join(v for k, v in row.items() if isinstance(v, str) and k != "label")
     asked = str(shown) if len(str(shown)) <= _LONGEST else str(shown)[: _LONGEST - 1] + "…"
-    made: dict[str, object] = {"task": task.name, "index": index, "text": asked, "gold": task.labels[row["label"]]}
+    made: dict[str, object] = {
+        "task": task.name,
+        "index": index,
+        "text": asked,
+        "gold": task.in_words(task.answers[index]),
+    }
     for model in MODELS:
         answer = _answer(known.get(model), index)
-        made[model] = "" if answer is None or answer < 0 else task.labels[answer]
-        made[f"{model}_right"] = float("nan") if answer is None else float(answer == task.answers[index])
+        made[model] = "" if answer is None else task.in_words(answer[0])
+        made[f"{model}_right"] = float("nan") if answer is None else answer[1]
     return made
 
 
-def _answer(score: TaskScore | None, index: int) -> int | None:
-    """The label number that was answered to one example; None where it is not known, −1 for no finite score."""
+def _answer(score: TaskScore | None, index: int) -> tuple[Any, float] | None:
+    """What was answered to one example, and how right that is, 0-1 (NaN where the metric says that of no single
+    example); None where it is not known.
+    """
     if score is None:
         return None
     place = int(np.searchsorted(score.indices, index))
-    return int(score.predictions[place]) if place < score.n and score.indices[place] == index else None
+    if place >= score.n or score.indices[place] != index:
+        return None
+    return score.predictions[place], float(score.outcomes[place]) if score.metric.mean else float("nan")

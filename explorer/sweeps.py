@@ -15,16 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import nn
 
 from explorer.errors import InputError, sentence
-from explorer.evaluation import Evaluator, Partial, TaskScore, paired_bootstrap, summarize, wilson
+from explorer.evaluation import EvaluationTask, Evaluator, Partial, TaskScore, mean_score, summarize
 from explorer.executor import CancelToken, Progress
+from explorer.opening import expert_of
 from explorer.results import Result, sweep_columns
 from explorer.spare_time import SpareTime
-from explorer.streaming import ModuleFor, checkpoint_key, expert_of, loaded_once
+from explorer.streaming import ModuleFor, checkpoint_key, loaded_once
 from explorer.sweep_plans import Cell, Sweep
 from explorer.workbench import Workbench
 
@@ -137,7 +137,7 @@ class Sweeps:
         swept.facts = {
             "examples": {t: s.n for t, s in experts.items()},
             "of": {t: s.n_total for t, s in experts.items()},
-            "experts": {t: s.accuracy for t, s in experts.items()},
+            "experts": {t: s.score for t, s in experts.items()},
             "chance": {t: tasks[t].chance for t in experts},
             "method": self._bench.method(swept.sweep.recipe.method).title,
         }
@@ -148,7 +148,7 @@ class Sweeps:
         with self._spare.turn(token):
             live = self._bench.live(self._bench.slot(self._id), recipe)
 
-        def module(task: str) -> nn.Module:
+        def module(task: EvaluationTask) -> nn.Module:
             live.merge(recipe, cache=self._bench.store, cancel=token)
             return live.module_for(task)
 
@@ -174,14 +174,13 @@ class Sweeps:
 
 def _row(sweep: Sweep, cell: Cell, scores: Scores, experts: Scores) -> dict[str, Any]:
     """One point's row of the table, all but `refined`, which changes as its neighbours come in."""
-    correct = {t: s.correct for t, s in scores.items()}
-    mean = paired_bootstrap(correct, {t: np.zeros_like(c) for t, c in correct.items()})
+    mean = mean_score(scores)
     summary = summarize(scores, experts)
     worst = summary.worst
     row: dict[str, Any] = dict(zip("xyz", sweep.values_at(cell), strict=False)) | dict(zip("ijk", cell, strict=False))
     for task, score in scores.items():
-        low, high = wilson(score.n_correct, score.n)
-        row |= {f"accuracy:{task}": score.accuracy, f"low:{task}": low, f"high:{task}": high}
+        low, high = score.interval
+        row |= {f"score:{task}": score.score, f"low:{task}": low, f"high:{task}": high}
     return {
         **row,
         **{"n": mean.n, "mean": mean.difference, "low": max(0.0, mean.low), "high": min(1.0, mean.high)},

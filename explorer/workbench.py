@@ -25,7 +25,7 @@ from explorer.checkpoints.hub import download
 from explorer.compute.device import pick_device
 from explorer.compute.source import Source
 from explorer.errors import ExplorerError, InputError, PathError, sentence
-from explorer.evaluation import EvaluationTask, Evaluator, find_tasks, load_task
+from explorer.evaluation import EvaluationTask, Evaluator
 from explorer.executor import CancelToken, ProgressCallback
 from explorer.exporting import Export, write_merge
 from explorer.inspection import Inspection, inspect_open
@@ -40,6 +40,7 @@ from explorer.session import Session
 from explorer.slots import Slot, Turns
 from explorer.store import KeptStore, Store, bytes_in_words
 from explorer.surveys import survey_models
+from explorer.tasks_at_hand import TasksAtHand
 from explorer.uploads import Uploads
 
 MAX_SLOTS = 32
@@ -75,7 +76,7 @@ class Workbench:
         self.device = pick_device(device)
         self.store, self._cache = _store(budget_bytes, cache, self.device.title), cache
         self.turns, self._opened = Turns(), Opened()
-        self._tasks_folders = tuple(tasks_folders)
+        self._tasks = TasksAtHand(self.store, tasks_folders, (*self.roots, self._uploads.folder))
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._residents: weakref.WeakValueDictionary[str, Resident] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
@@ -182,14 +183,8 @@ class Workbench:
         return self.resident(recipe).arena if self._fits(models) else models.source
 
     def evaluation_tasks(self, recipe: Recipe, split: str = "test") -> tuple[EvaluationTask, ...]:
-        """The evaluation tasks that carry the names of the recipe's tasks, in its order."""
-        known: dict[str, Path] = {}
-        for folder in self._tasks_folders:
-            known = {**find_tasks(folder), **known} if folder.is_dir() else known
-        return tuple(self._task(known[n], split) for n in recipe.task_names if n in known)
-
-    def _task(self, folder: Path, split: str) -> EvaluationTask:
-        return self.store.get_or_make(f"task/{folder}/{split}", lambda: load_task(folder, split=split), 1 << 20)
+        """The evaluation tasks of the recipe's tasks, in its order; see `TasksAtHand`."""
+        return self._tasks.of(recipe, lambda: self.models(recipe), split)
 
     def evaluator(self, recipe: Recipe) -> Evaluator:
         """The evaluator of these tasks; tokenized examples are kept between settings."""

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from explorer.evaluation._api import KINDS, Example, TaskKind, task_kind
+from explorer.evaluation._api import KINDS, LABEL, Example, Field, TaskKind, task_kind
+from explorer.evaluation._metrics import ACCURACY, TaskMetric, mean_metric
 from explorer.evaluation._plan import Batch, Plan, plan_batches
 from explorer.evaluation._run import Evaluator, evaluate
 from explorer.evaluation._scores import Partial, TaskScore
 from explorer.evaluation._task import EvaluationTask, find_tasks, load_task, task_folder
 from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
-from explorer.evaluation.models import bind, build_module, load_module
+from explorer.evaluation.loading import Loaded, load_module, module_key, module_of, own_head, with_head_of
+from explorer.evaluation.models import bind, build_module
 from explorer.evaluation.statistics import (
     Difference,
     Summary,
     TaskComparison,
-    common_correct,
+    common_outcomes,
     holm,
     mcnemar,
+    mean_score,
     paired_bootstrap,
+    score_difference,
     scores_table,
     summarize,
     wilson,
 )
 
 __all__ = [
+    "ACCURACY",
     "KINDS",
+    "LABEL",
     "Batch",
     "Difference",
     "EvaluationTask",
     "Evaluator",
     "Example",
+    "Field",
+    "Loaded",
     "Partial",
     "Plan",
     "Summary",
     "TaskComparison",
     "TaskKind",
+    "TaskMetric",
     "TaskScore",
     "Tokenizer",
     "bind",
     "build_module",
-    "common_correct",
+    "common_outcomes",
     "evaluate",
     "find_tasks",
     "holm",
@@ -46,11 +55,18 @@ __all__ = [
     "load_task",
     "load_tokenizer",
     "mcnemar",
+    "mean_metric",
+    "mean_score",
+    "module_key",
+    "module_of",
+    "own_head",
     "paired_bootstrap",
     "plan_batches",
+    "score_difference",
     "scores_table",
     "summarize",
     "task_folder",
     "task_kind",
     "wilson",
+    "with_head_of",
 ]

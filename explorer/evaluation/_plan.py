@@ -64,7 +64,7 @@ def plan_batches(
     known = json.dumps(dict(task.parameters), sort_keys=True)
     token_digest = tokenizer.digest if tokenizer else ""
     digest = digest_of(task.digest, task.kind, kind.version, known, token_digest, quick, batch_tokens)
-    order, first = stratified_order(task.answers, quick=quick, seed=stable_seed(task.digest, "order"))
+    order, first = stratified_order(strata(task.answers), quick=quick, seed=stable_seed(task.digest, "order"))
     blocks = []
     start = 0
     for size in block_sizes(len(order), first):
@@ -72,6 +72,12 @@ def plan_batches(
         blocks.append(tuple(Batch(g, kind.batch([examples[i] for i in g], call)) for g in groups))
         start += size
     return Plan(task.name, digest, tuple(blocks))
+
+
+def strata(answers: np.ndarray) -> np.ndarray:
+    """The classes that the first block balances: the labels, or one class where answers are no labels."""
+    plain = answers.ndim == 1 and answers.dtype.kind in "iu"
+    return answers if plain else np.zeros(len(answers), dtype=np.int64)
 
 
 def quick_size(classes: int, n: int, quick: int = QUICK) -> int:

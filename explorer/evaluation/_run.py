@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import UnknownNameError, near, sentence
-from explorer.evaluation._api import KINDS, answers_of
+from explorer.evaluation._api import KINDS
 from explorer.evaluation._locks import TRANSFORMERS
 from explorer.evaluation._plan import QUICK, Batch, Plan, plan_batches
 from explorer.evaluation._pool import map_batches
@@ -25,7 +25,8 @@ from explorer.executor import CancelToken, Progress, ProgressCallback
 from explorer.results import Result
 from explorer.store import Store
 
-ModuleForTask = Callable[[str], nn.Module] | nn.Module
+ModuleForTask = Callable[[EvaluationTask], nn.Module] | nn.Module
+"""One module for every task, or the module that serves a task: its own weights, or its own layers on top."""
 
 
 class _Meter:
@@ -69,7 +70,7 @@ class Evaluator:
         self.tasks = {t.name: t for t in tasks}
         self.device = torch.device(device)
         self._folder, self._quick = tokenizer_folder, quick
-        self._tokenizer: Tokenizer | None = None
+        self._tools: dict[str, Tokenizer] = {}
         self._plans: dict[str, Plan] = {}
         self._heads: dict[str, Tensor | None] = {}
         self._lock = threading.Lock()
@@ -79,11 +80,17 @@ class Evaluator:
         with self._lock:
             if task not in self._plans:
                 known = self._known(task)
-                if self._tokenizer is None and "tokenizer" in KINDS.get(known.kind).needs:
-                    self._tokenizer = load_tokenizer(self._folder)
                 self._heads[task] = None if known.head is None else known.head.to(self.device)
-                self._plans[task] = plan_batches(known, self._tokenizer, quick=self._quick)
+                self._plans[task] = plan_batches(known, self._tool(known), quick=self._quick)
             return self._plans[task]
+
+    def _tool(self, task: EvaluationTask) -> Tokenizer | None:
+        """What turns rows into tensors: the tokenizer of the base's folder, read once; None for kinds without text."""
+        if "tokenizer" not in KINDS.get(task.kind).needs:
+            return None
+        if "tokenizer" not in self._tools:
+            self._tools["tokenizer"] = load_tokenizer(self._folder)
+        return self._tools["tokenizer"]
 
     def _known(self, task: str) -> EvaluationTask:
         if task not in self.tasks:
@@ -102,7 +109,7 @@ class Evaluator:
     ) -> Iterator[Partial]:
         """Scores after every block: the quick subset of each task in turn, then larger blocks round by round.
 
-        `module_for_task` is one module for all tasks, or `name -> module` where each task has its own weights (asked
+        `module_for_task` is one module for all tasks, or `task -> module` where each task has its own weights (asked
         only for blocks that are not held). `key` names the weights: with a `store`, blocks answered before under the
         same key come back without a forward pass. `tasks` picks some, in that order.
         Raises Cancelled between batches (blocks that were finished stay held), UnknownNameError for another task,
@@ -120,7 +127,7 @@ class Evaluator:
             todo = [n for n in plans if block < len(plans[n].blocks)]
             for name in todo:
                 parts[name].append(self._block(name, block, module_for_task, key, cancel, store))
-                score = score_of(name, parts[name], self.tasks[name].answers)
+                score = score_of(self.tasks[name], parts[name])
                 yield meter.partial(score, block + 1, round_done=name == todo[-1])
 
     def _block(
@@ -146,17 +153,21 @@ class Evaluator:
         self, name: str, batches: Sequence[Batch], module_for_task: ModuleForTask, cancel: CancelToken | None
     ) -> np.ndarray:
         _check(cancel)
-        module = module_for_task if isinstance(module_for_task, nn.Module) else module_for_task(name)
+        module = module_for_task if isinstance(module_for_task, nn.Module) else module_for_task(self._known(name))
+
+        known = self._known(name)
+        kind, tool = KINDS.get(known.kind), self._tool(known)
+        call = tool.call if tool else None
 
         def answer(batch: Batch) -> np.ndarray:
             _check(cancel)
-            return answers_of(self.batch_scores(name, module, batch)).cpu().numpy()
+            return kind.predictions(self.batch_scores(name, module, batch), call, known.parameters)
 
         run = map_batches if self.device.type == "cpu" else _one_by_one
         return np.concatenate(run(answer, batches))
 
     def batch_scores(self, task: str, module: nn.Module, batch: Batch) -> Tensor:
-        """Scores [n, choices] of one batch of a task's plan, on this evaluator's device."""
+        """Outputs [n, k] of one batch of a task's plan, on this evaluator's device."""
         self.plan(task)
         known = self._known(task)
         inputs = {k: v.to(self.device) for k, v in batch.inputs.items()}
@@ -170,6 +181,7 @@ class Evaluator:
         described = {
             name: {
                 "kind": task.kind,
+                "metric": task.metric.name,
                 "version": task.version,
                 "split": task.split,
                 "n": task.n,
@@ -204,7 +216,7 @@ def evaluate(
     store: Store | None = None,
     progress: ProgressCallback | None = None,
 ) -> Result:
-    """Accuracy per task of one model, every task scored to its end, chance beside it. Columns SCORES.
+    """The score per task of one model, every task scored to its end, chance beside it. Columns SCORES.
 
     `key` is needed only with a `store`. Raises ValueError (a programming error) for a store without a key.
     """

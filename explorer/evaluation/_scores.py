@@ -3,44 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from explorer.evaluation._metrics import ACCURACY, TaskMetric
+
+if TYPE_CHECKING:
+    from explorer.evaluation._task import EvaluationTask
 
 
 @dataclass(frozen=True, eq=False)
 class TaskScore:
     """Answers of one model to the examples of one task that were scored so far.
 
-    `indices` [n] are positions in the split, ascending; `predictions` [n] label numbers (-1: no finite score);
-    `correct` [n] bool; `n_total` the size of the split.
+    `indices` [n] are positions in the split, ascending; `predictions` [n] or [n, k] what was answered (label numbers,
+    -1: no finite score; numbers; texts); `outcomes` [n] or [n, k] what `metric` is made of: for accuracy, whether each
+    answer is right; `n_total` the size of the split.
     """
 
     task: str
     indices: np.ndarray
     predictions: np.ndarray
-    correct: np.ndarray
+    outcomes: np.ndarray
     n_total: int
+    metric: TaskMetric = ACCURACY
 
     @property
     def n(self) -> int:
         """Examples scored so far."""
         return len(self.indices)
 
-    @property
-    def n_correct(self) -> int:
-        """Examples answered correctly."""
-        return int(self.correct.sum())
+    @cached_property
+    def score(self) -> float:
+        """The metric of these answers, more is better; NaN before the first example."""
+        return self.metric.value(self.outcomes)
 
     @property
-    def accuracy(self) -> float:
-        """correct / n, 0-1; NaN before the first example."""
-        return self.n_correct / self.n if self.n else float("nan")
+    def correct(self) -> float:
+        """score · n: for accuracy the number of right answers."""
+        return float(self.outcomes.sum()) if self.metric.binary else self.score * self.n
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the score."""
+        return self.metric.interval(self.outcomes)
 
     @property
     def complete(self) -> bool:
         """True once the whole split is scored."""
         return self.n == self.n_total
+
+    def on(self, indices: np.ndarray) -> TaskScore:
+        """The score on those of the given examples that were answered."""
+        kept = np.isin(self.indices, indices)
+        parts = {name: getattr(self, name)[kept] for name in ("indices", "predictions", "outcomes")}
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +82,11 @@ class Partial:
     seconds: float
 
 
-def score_of(task: str, parts: list[tuple[np.ndarray, np.ndarray]], answers: np.ndarray) -> TaskScore:
+def score_of(task: EvaluationTask, parts: list[tuple[np.ndarray, np.ndarray]]) -> TaskScore:
     """Blocks of (indices, predictions) as one score, in the order of the split."""
     indices = np.concatenate([i for i, _ in parts])
     predictions = np.concatenate([p for _, p in parts])
     order = np.argsort(indices)
     indices, predictions = indices[order], predictions[order]
-    return TaskScore(task, indices, predictions, predictions == answers[indices], len(answers))
+    outcomes = task.outcomes(predictions, indices)
+    return TaskScore(task.name, indices, predictions, outcomes, task.n, task.metric)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from explorer.errors import DataError, ParameterError, UnknownNameError, all_problems, near, sentence
 from explorer.evaluation._api import KINDS, Row, TaskKind
+from explorer.evaluation._metrics import TaskMetric
+from explorer.evaluation._task_files import heads, rows_of, split_file
 from explorer.params import check_values
 from explorer.seeds import digest_of
 
@@ -26,10 +26,11 @@ _SHOWN_AT_MOST = 20
 
 @dataclass(frozen=True, eq=False)
 class EvaluationTask:
-    """One split of one task, checked. `answers` are the right labels [n] int64; `head` [classes, width] float32.
+    """One split of one task, checked. `answers` are the right answers, for labels [n] int64; `head` [classes, width]
+    float32; `own_head` the layers on top of the backbone by name, empty where they stay with the fine-tune.
 
-    `chance` is the accuracy of guessing labels, `majority` that of always saying the commonest one; both 0-1.
-    `digest` changes with anything that can change an answer: data, head, task.json, split.
+    `chance` is the score of guessing, `majority` that of always saying the commonest label (chance where there are no
+    labels); both 0-1. `digest` changes with anything that can change an answer: data, heads, task.json, split.
     """
 
     name: str
@@ -47,11 +48,43 @@ class EvaluationTask:
     licence: str
     source: str
     folder: Path
+    own_head: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Examples of this split."""
         return len(self.rows)
+
+    @property
+    def metric(self) -> TaskMetric:
+        """What this task's score is."""
+        return KINDS.get(self.kind).metric_of(self.parameters)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """Entries of config.json that the task's own head needs, such as the number of labels."""
+        return KINDS.get(self.kind).config_for(self.labels, self.parameters)
+
+    @property
+    def lacks_head(self) -> bool:
+        """Whether the layers on top must still be taken from a fine-tune."""
+        return "own_head" in KINDS.get(self.kind).needs and not self.own_head
+
+    def with_own_head(self, tensors: Mapping[str, Tensor], digest: str) -> EvaluationTask:
+        """The task with the layers on top that a fine-tune holds; `digest` says which."""
+        return replace(self, own_head=dict(tensors), digest=digest_of(self.digest, "own head", digest))
+
+    def named(self, name: str) -> EvaluationTask:
+        """The same task under another name, which is part of what it is kept under."""
+        return self if name == self.name else replace(self, name=name, digest=digest_of(self.digest, "named", name))
+
+    def outcomes(self, predictions: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """What the metric is made of, for answers to the examples at these positions."""
+        return KINDS.get(self.kind).judged(predictions, self.answers[indices], self.parameters)
+
+    def in_words(self, answer: Any) -> str:
+        """A prediction or a right answer as text."""
+        return KINDS.get(self.kind).in_words(answer, self.labels)
 
 
 def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
@@ -65,17 +98,19 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
     declared = _read_json(folder / "task.json")
     who = str(declared.get("name") or folder.name)
     kind = _kind(declared, who, problems)
-    labels = _labels(declared, who, problems)
+    labels = _labels(declared, kind, who, problems)
     parameters = _parameters(declared, kind, who, problems)
-    rows, row_bytes = _rows(_split_file(folder, declared, split, who, problems), kind, len(labels), problems)
-    head, head_bytes = _head(folder, declared, kind, len(labels), who, problems)
+    rows, row_digest = rows_of(split_file(folder, declared, split, who, problems), kind, len(labels), problems)
+    head = heads(folder, declared, kind, len(labels), who, problems)
     if problems:
         shown = problems[:_SHOWN_AT_MOST]
         if len(problems) > _SHOWN_AT_MOST:
             shown.append(f"… and {len(problems) - _SHOWN_AT_MOST} more")
         raise DataError(all_problems(who, shown))
     assert kind is not None
-    answers = np.array([row["label"] for row in rows], dtype=np.int64)
+    answers = kind.right_answers(rows, parameters)
+    chance = kind.chance(labels)
+    plain = kind.labelled and answers.ndim == 1 and answers.dtype.kind == "i"
     return EvaluationTask(
         name=who,
         kind=kind.name,
@@ -84,14 +119,15 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
         labels=labels,
         rows=tuple(rows),
         answers=answers,
-        head=head,
+        head=head.weight,
         parameters=parameters,
-        chance=kind.chance(labels),
-        majority=float(np.bincount(answers).max() / len(rows)),
-        digest=digest_of(json.dumps(declared, sort_keys=True), row_bytes, head_bytes, split),
+        chance=chance,
+        majority=float(np.bincount(answers).max() / len(rows)) if plain else chance,
+        digest=digest_of(json.dumps(declared, sort_keys=True), row_digest, head.digest, split),
         licence=str(declared.get("licence", "")),
         source=str(declared.get("source", "")),
         folder=folder,
+        own_head=head.own,
     )
 
 
@@ -155,8 +191,10 @@ def _kind(declared: Mapping[str, Any], who: str, problems: list[str]) -> TaskKin
     return KINDS.get(name)
 
 
-def _labels(declared: Mapping[str, Any], who: str, problems: list[str]) -> tuple[str, ...]:
+def _labels(declared: Mapping[str, Any], kind: TaskKind | None, who: str, problems: list[str]) -> tuple[str, ...]:
     labels = declared.get("labels")
+    if labels is None and kind is not None and not kind.labelled:
+        return ()
     if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(x, str) and x for x in labels):
         got = "nothing" if labels is None else f"{len(labels)} entries" if isinstance(labels, list) else repr(labels)
         problems.append(sentence(who, "labels must be a list of at least two names", got, 'Use ["ham", "spam"].'))
@@ -180,93 +218,3 @@ def _parameters(declared: Mapping[str, Any], kind: TaskKind | None, who: str, pr
     except ParameterError as error:
         problems.append(str(error))
         return {}
-
-
-def _inside(folder: Path, relative: Any, what: str, who: str, problems: list[str]) -> Path | None:
-    """The file inside the task folder, or a problem: absolute, climbing out, a link that leaves, missing."""
-    if not isinstance(relative, str) or not relative:
-        problems.append(sentence(who, f"{what} must name a file", repr(relative), "Write its name in task.json."))
-        return None
-    path = (folder / relative).resolve()
-    if not path.is_relative_to(folder.resolve()):
-        problems.append(sentence(who, f"{what} must lie inside the task's folder", relative, "Copy it there."))
-        return None
-    if not path.is_file():
-        problems.append(sentence(who, f"{what} must be a file", f"no file {relative}", "Add it, or correct its name."))
-        return None
-    return path
-
-
-def _split_file(folder: Path, declared: Mapping[str, Any], split: str, who: str, problems: list[str]) -> Path | None:
-    splits = declared.get("splits")
-    if not isinstance(splits, dict) or not splits:
-        problems.append(sentence(who, "splits must name a file per split", repr(splits), 'Use {"test": "test.jsonl"}.'))
-        return None
-    if split not in splits:
-        problems.append(sentence(who, "split must be one that task.json names", repr(split), near(split, splits)))
-        return None
-    return _inside(folder, splits[split], f"split {split}", who, problems)
-
-
-def _rows(path: Path | None, kind: TaskKind | None, classes: int, problems: list[str]) -> tuple[list[Row], str]:
-    """Checked rows and a digest of the file; a bad line becomes a problem with its number."""
-    if path is None:
-        return [], ""
-    content = path.read_bytes()
-    rows: list[Row] = []
-    lines = [(i, line) for i, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
-    for number, line in lines:
-        where = f"{path.name} line {number}"
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except ValueError as error:
-            got = getattr(error, "msg", "bytes that are not UTF-8")
-            problems.append(sentence(where, "must be one JSON object in UTF-8", got, "Mend or remove the line."))
-            continue
-        wrong = _row_problem(row, kind, classes)
-        if wrong:
-            problems.append(f"{where}: {wrong}. Mend or remove the line.")
-        else:
-            rows.append(row)
-    if not lines:
-        problems.append(sentence(path.name, "must hold at least one example", "none", "Add one JSON object per line."))
-    return rows, hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _row_problem(row: Any, kind: TaskKind | None, classes: int) -> str | None:
-    if not isinstance(row, dict):
-        return f"must be a JSON object; got {type(row).__name__}"
-    label = row.get("label")
-    if not isinstance(label, int) or isinstance(label, bool):
-        return f"label must be a whole number; got {'nothing' if label is None else type(label).__name__}"
-    if classes and not 0 <= label < classes:
-        return f"label must be from 0 to {classes - 1}; got {label}"
-    return kind.row_problem(row) if kind else None
-
-
-def _head(
-    folder: Path, declared: Mapping[str, Any], kind: TaskKind | None, classes: int, who: str, problems: list[str]
-) -> tuple[Tensor | None, str]:
-    """The frozen head in float32 and a digest of its file; None for kinds that need none."""
-    if kind is None or "head" not in kind.needs:
-        return None, ""
-    path = _inside(folder, declared.get("head"), "head", who, problems)
-    if path is None:
-        return None, ""
-    from safetensors.torch import load
-
-    content = path.read_bytes()
-    try:
-        weight = load(content).get("weight")
-    except Exception as error:
-        got = " ".join(str(error).split())[:200]
-        problems.append(sentence(path.name, "must be a safetensors file", got, "Write the head again."))
-        return None, ""
-    if weight is None or weight.ndim != 2 or not weight.is_floating_point() or (classes and len(weight) != classes):
-        got = "no tensor `weight`" if weight is None else f"{weight.dtype} {tuple(weight.shape)}"
-        must = f"must hold `weight`, floating, [{classes or 'classes'}, hidden]"
-        problems.append(sentence(path.name, must, got, "One row per label, in the order of labels."))
-        return None, ""
-    if not bool(torch.isfinite(weight).all()):
-        problems.append(sentence(path.name, "must hold finite numbers", "NaN or infinity", "Write the head again."))
-    return weight.to(torch.float32), hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from torch.overrides import TorchFunctionMode
 
 from explorer.errors import CheckpointError, all_problems, near, sentence
 from explorer.evaluation._locks import TRANSFORMERS
-
-if TYPE_CHECKING:
-    from explorer.checkpoints import Checkpoint
 
 _LEFT_OUT = ("auto_map", "dtype", "torch_dtype", "_attn_implementation", "attn_implementation", "quantization_config")
 _DRAWS = ("normal_", "uniform_", "random_", "bernoulli_", "exponential_", "erfinv_")
@@ -33,7 +30,8 @@ _INITIALISERS = (
     "sparse_",
 )
 _RANDOM_NEW = {torch.randn: torch.empty, torch.rand: torch.empty}
-_NAMED_AT_MOST = 5
+NAMED_AT_MOST = 5
+_POOLER = {"AutoModel": {"add_pooling_layer": False}}
 
 
 class _NothingRandom(TorchFunctionMode):
@@ -54,17 +52,22 @@ def build_module(
     checkpoint_config: Mapping[str, Any] | Path,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    *,
+    auto: str = "AutoModel",
+    overrides: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The architecture of a Hugging Face configuration, in evaluation mode, its parameters still without values.
 
+    `auto`: the class of transformers that makes it, such as AutoModelForCausalLM; `overrides` replace entries of the
+    configuration, such as the number of labels.
     `checkpoint_config` is the content of config.json, that file, or its folder. Parameters lie on the meta device
     until `bind` gives them tensors, so an unbound module cannot answer. There is no random pooler; code shipped with
     a checkpoint is never run, nothing is fetched.
     Raises CheckpointError when transformers does not know the architecture or cannot make it of this configuration.
     """
-    config = dict(_read_config(checkpoint_config))
+    config = {**_read_config(checkpoint_config), **(overrides or {})}
     with TRANSFORMERS, _quiet():
-        module = _construct({k: v for k, v in config.items() if k not in _LEFT_OUT}, dtype)
+        module = _construct({k: v for k, v in config.items() if k not in _LEFT_OUT}, dtype, auto)
     empty: dict[int, nn.Parameter] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, nn.Parameter):
@@ -75,16 +78,21 @@ def build_module(
     return module.eval()
 
 
-def bind(module: nn.Module, views: Mapping[str, Tensor]) -> tuple[str, ...]:
+def bind(module: nn.Module, views: Mapping[str, Tensor], head: Mapping[str, Tensor] | None = None) -> tuple[str, ...]:
     """Makes the module's parameters *be* the given tensors, without a copy; returns the names it had no use for.
 
     Writing into a tensor of `views` afterwards changes what the module answers. Tied parameters share one tensor,
     under whichever of their names it is given. Names may carry or lack a prefix such as `bert.`. Floating buffers
-    (BatchNorm statistics) are bound like parameters; other buffers only where they are given.
+    (BatchNorm statistics) are bound like parameters; other buffers only where they are given. Tensors of `head` go
+    before those of `views`: layers on top of a backbone that are a task's own.
     Raises CheckpointError naming every parameter that is missing or has another shape or dtype; then nothing is bound.
     """
     state = module.state_dict(keep_vars=True)
-    found = _resolve(module, state, views)
+    found = resolve(module, state, views)
+    unused = set(views) - set(found.values())
+    if head:
+        views = {**views, **{f"head {n}": t for n, t in head.items()}}
+        found |= {own: f"head {given}" for own, given in resolve(module, state, head).items()}
     aliases: dict[int, list[str]] = {}
     for name, tensor in state.items():
         aliases.setdefault(id(tensor), []).append(name)
@@ -105,41 +113,14 @@ def bind(module: nn.Module, views: Mapping[str, Tensor]) -> tuple[str, ...]:
     parameters = {id(t): nn.Parameter(t, requires_grad=False) for t in chosen.values() if t.is_floating_point()}
     for name, tensor in chosen.items():
         _assign(module, name, parameters[id(tensor)] if isinstance(state[name], nn.Parameter) else tensor)
-    return tuple(sorted(set(views) - set(found.values())))
+    return tuple(sorted(unused))
 
 
 def parameters_by_name(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Parameter]:
     """The module's parameters under a checkpoint's names; names that it has no use for, and buffers, are left out."""
     state = module.state_dict(keep_vars=True)
-    found = _resolve(module, state, dict.fromkeys(names))
+    found = resolve(module, state, dict.fromkeys(names))
     return {given: state[own] for own, given in found.items() if isinstance(state[own], nn.Parameter)}
-
-
-def load_module(
-    checkpoint: Checkpoint | Path | str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> nn.Module:
-    """A checkpoint (opened, or its folder) as a module ready to answer; weights are converted once to `dtype`.
-
-    Raises CheckpointError when the folder is no usable checkpoint, has no config.json, or lacks a parameter.
-    """
-    from explorer.checkpoints import open_checkpoint
-    from explorer.checkpoints.adapter import Adapter
-
-    if isinstance(checkpoint, (str, Path)):
-        checkpoint = open_checkpoint(checkpoint)
-    if isinstance(checkpoint, Adapter):
-        advice = f"Write a recipe with {checkpoint.settings.trained_on} as base and the adapter as a task."
-        must, got = "must be a whole model to be evaluated", "a PEFT adapter"
-        raise CheckpointError(sentence(str(checkpoint.path), must, got, advice))
-    if not checkpoint.config:
-        advice = "Evaluate the folder that holds the weights and their config.json."
-        must = "needs a config.json that says the architecture"
-        raise CheckpointError(sentence(str(checkpoint.path), must, "none", advice))
-    module = build_module(checkpoint.config, device, dtype)
-    wanted = _resolve(module, module.state_dict(keep_vars=True), checkpoint.tensors).values()
-    stored = {name: checkpoint.read(name) for name in wanted}
-    bind(module, {n: t.to(device, dtype if t.is_floating_point() else t.dtype) for n, t in stored.items()})
-    return module
 
 
 def _read_config(source: Mapping[str, Any] | Path) -> Mapping[str, Any]:
@@ -156,8 +137,9 @@ def _read_config(source: Mapping[str, Any] | Path) -> Mapping[str, Any]:
     return config
 
 
-def _construct(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+def _construct(config: dict[str, Any], dtype: torch.dtype, auto: str) -> nn.Module:
+    import transformers
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = config.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
@@ -167,13 +149,14 @@ def _construct(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
         raise CheckpointError(sentence("build_module", must, repr(kind), advice))
     try:
         made = AutoConfig.for_model(kind, **config)
+        maker = getattr(transformers, auto)
         with _NothingRandom():
             try:
-                return AutoModel.from_config(made, dtype=dtype, add_pooling_layer=False)
+                return maker.from_config(made, dtype=dtype, **_POOLER.get(auto, {}))
             except TypeError as error:
                 if "add_pooling_layer" not in str(error):
                     raise
-                return AutoModel.from_config(made, dtype=dtype)
+                return maker.from_config(made, dtype=dtype)
     except Exception as error:
         got = " ".join(str(error).split())[:300] or type(error).__name__
         must = f"config.json must describe a {kind} model that transformers can make"
@@ -199,7 +182,7 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module.get_submodule(parent), leaf, tensor)
 
 
-def _resolve(module: nn.Module, state: Mapping[str, Any], views: Mapping[str, Any]) -> dict[str, str]:
+def resolve(module: nn.Module, state: Mapping[str, Any], views: Mapping[str, Any]) -> dict[str, str]:
     """Module name -> given name, under the one prefix (added or taken away) that finds the most."""
     prefix = f"{getattr(module, 'base_model_prefix', '') or 'model'}."
     first = next(iter(state), "")
@@ -225,8 +208,8 @@ def _mismatch(name: str, wanted: Tensor, given: list[Tensor]) -> list[str]:
 
 
 def _missing_message(missing: list[str], views: Mapping[str, Any]) -> str:
-    more = f" and {len(missing) - _NAMED_AT_MOST} more" if len(missing) > _NAMED_AT_MOST else ""
-    got = f"none for {', '.join(missing[:_NAMED_AT_MOST])}{more}"
+    more = f" and {len(missing) - NAMED_AT_MOST} more" if len(missing) > NAMED_AT_MOST else ""
+    got = f"none for {', '.join(missing[:NAMED_AT_MOST])}{more}"
     some = ", ".join(list(views)[:2])
     hint = f"The given names look like {some}." if some else "No tensors were given."
     return sentence(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from explorer.evaluation._metrics import ACCURACY, RESAMPLES, TaskMetric
 from explorer.evaluation._scores import TaskScore
 from explorer.evaluation._task import EvaluationTask
 from explorer.results import SCORES, Result
@@ -49,7 +50,7 @@ class TaskComparison:
     @property
     def normalized_accuracy(self) -> float:
         """merged / expert; NaN where the expert answered nothing correctly."""
-        return self.merged / self.expert if self.expert else float("nan")
+        return self.merged / self.expert if self.expert > 0 else float("nan")
 
     @property
     def drop(self) -> float:
@@ -65,12 +66,12 @@ class Summary:
 
     @property
     def normalized_accuracy(self) -> float:
-        """Mean over tasks of acc_merged / acc_expert (a mean of ratios); tasks with an expert at 0 are left out."""
+        """Mean over tasks of merged / expert (a mean of ratios); tasks with an expert at 0 or below are left out."""
         return _mean([t.normalized_accuracy for t in self.tasks if not math.isnan(t.normalized_accuracy)])
 
     @property
     def accuracy(self) -> float:
-        """Mean over tasks of the merged model's accuracy."""
+        """Mean over tasks of the merged model's score."""
         return _mean([t.merged for t in self.tasks])
 
     @property
@@ -93,16 +94,17 @@ def summarize(merged: Mapping[str, TaskScore], expert: Mapping[str, TaskScore]) 
     rows = []
     for task in merged:
         if task in expert:
-            ours, theirs = common_correct(merged[task], expert[task])
+            ours, theirs = common_outcomes(merged[task], expert[task])
             if len(ours):
-                rows.append(TaskComparison(task, len(ours), float(ours.mean()), float(theirs.mean())))
+                metric = merged[task].metric
+                rows.append(TaskComparison(task, len(ours), metric.value(ours), metric.value(theirs)))
     return Summary(tuple(rows))
 
 
-def common_correct(first: TaskScore, second: TaskScore) -> tuple[np.ndarray, np.ndarray]:
-    """What both answered, as two bool arrays over the same examples."""
+def common_outcomes(first: TaskScore, second: TaskScore) -> tuple[np.ndarray, np.ndarray]:
+    """What both answered, as the outcomes of the same examples: two bool arrays for accuracy."""
     _, in_first, in_second = np.intersect1d(first.indices, second.indices, assume_unique=True, return_indices=True)
-    return first.correct[in_first], second.correct[in_second]
+    return first.outcomes[in_first], second.outcomes[in_second]
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -150,11 +152,14 @@ def paired_bootstrap(
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
+    metrics: Mapping[str, TaskMetric] | None = None,
 ) -> Difference:
-    """Difference of the mean accuracy over tasks, first − second, with a percentile interval.
+    """Difference of the mean score over tasks, first − second, with a percentile interval.
 
-    Each mapping gives a task's correctness [n] on the same examples. Examples are resampled in pairs within each
-    task (the tasks are fixed); as a pair's difference is −1, 0 or 1, a resample is one multinomial draw per task.
+    Each mapping gives a task's outcomes [n] or [n, k] on the same examples; `metrics` what they are made into where
+    that is no accuracy. Examples are resampled in pairs within each task (the tasks are fixed); where answers are
+    right or wrong, a pair's difference is −1, 0 or 1, and a resample is one multinomial draw per task. A metric that
+    is no mean over examples is resampled 1,000 times, whatever `resamples` says, and each draw is used again.
     The same seed gives the same interval, whatever the order of tasks or examples. NaN when no task is given.
     Raises ValueError (a programming error) when the two do not hold the same examples.
     """
@@ -166,13 +171,50 @@ def paired_bootstrap(
     drawn = np.zeros(resamples)
     exact = 0.0
     for task in tasks:
+        own_seed, metric = stable_seed("paired bootstrap", seed, task), (metrics or {}).get(task, ACCURACY)
+        if not metric.binary:
+            drawn += _metric_draws(metric, first[task], second[task], resamples, own_seed) / len(tasks)
+            exact += (metric.value(first[task]) - metric.value(second[task])) / len(tasks)
+            continue
         n, (gain, loss) = len(first[task]), _discordant(first[task], second[task])
-        generator = np.random.default_rng(stable_seed("paired bootstrap", seed, task))
+        generator = np.random.default_rng(own_seed)
         counts = generator.multinomial(n, [gain / n, loss / n, (n - gain - loss) / n], size=resamples)
         drawn += (counts[:, 0] - counts[:, 1]) / n / len(tasks)
         exact += (gain - loss) / n / len(tasks)
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    low, high = np.nanquantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Difference(exact, float(low), float(high), sum(len(first[t]) for t in tasks))
+
+
+def score_difference(first: Mapping[str, TaskScore], second: Mapping[str, TaskScore], **options: Any) -> Difference:
+    """`paired_bootstrap` of two models' scores on the same examples of the same tasks."""
+    metrics = {t: s.metric for t, s in first.items()}
+    ours, theirs = ({t: s.outcomes for t, s in side.items()} for side in (first, second))
+    return paired_bootstrap(ours, theirs, metrics=metrics, **options)
+
+
+def mean_score(scores: Mapping[str, TaskScore], *, resamples: int = 10_000, confidence: float = 0.95) -> Difference:
+    """The mean score over tasks with its bootstrap interval, as a difference to nothing: the tasks are fixed."""
+    right = {t: s for t, s in scores.items() if s.metric.binary and s.n}
+    if len(right) == len(scores):
+        correct = {t: s.outcomes for t, s in right.items()}
+        nothing = {t: np.zeros_like(c) for t, c in correct.items()}
+        return paired_bootstrap(correct, nothing, resamples=resamples, confidence=confidence)
+    drawn = np.zeros(resamples)
+    for task, score in sorted(scores.items()):
+        known = score.metric.resampled([score.outcomes], RESAMPLES, stable_seed("mean score", task))[:, 0]
+        drawn += np.resize(known, resamples) / len(scores)
+    low, high = np.nanquantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    mean = float(np.mean([s.score for s in scores.values()]))
+    return Difference(mean, float(low), float(high), sum(s.n for s in scores.values()))
+
+
+def _metric_draws(metric: TaskMetric, first: np.ndarray, second: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Differences [resamples] of a metric under resampling of the same examples of both."""
+    if metric.mean:
+        both = metric.resampled([first, second], resamples, seed)
+    else:
+        both = np.resize(metric.resampled([first, second], RESAMPLES, seed), (resamples, 2))
+    return both[:, 0] - both[:, 1]
 
 
 def scores_table(
@@ -182,23 +224,22 @@ def scores_table(
     chance: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Accuracies as a result with the columns SCORES: per task one row per model that has answers, then chance.
+    """Scores as a result with the columns SCORES: per task one row per model that has answers, then chance.
 
     `scores` maps a model (merged, base, expert, or a pinned setting) to its score per task. The chance row is no
-    measurement: accuracy = low = high = chance, n = n_total = the size of the split, correct = chance · n (expected,
-    so not a whole number).
+    measurement: score = low = high = chance, n = n_total = the size of the split, correct = chance · n (expected, so
+    not a whole number).
     """
     rows: list[tuple[str | float, ...]] = []
     for task in tasks:
         for model, by_task in scores.items():
             score = by_task.get(task.name)
             if score is not None and score.n:
-                low, high = wilson(score.n_correct, score.n)
-                row = (model, task.name, score.n, score.n_total, score.n_correct, score.accuracy, low, high)
-                rows.append(row)
+                named = (model, task.name, task.metric.name)
+                rows.append((*named, score.n, score.n_total, score.correct, score.score, *score.interval))
         if chance:
             fixed = task.chance
-            rows.append(("chance", task.name, task.n, task.n, fixed * task.n, fixed, fixed, fixed))
+            rows.append(("chance", task.name, task.metric.name, task.n, task.n, fixed * task.n, fixed, fixed, fixed))
     table = pd.DataFrame(rows, columns=[c.name for c in SCORES])
     return Result("scores", tuple(t.name for t in tasks), table, SCORES, dict(provenance or {}))
 

@@ -62,7 +62,7 @@ def test_a_head_of_the_texts_themselves_is_always_right(checkpoint: Path, tmp_pa
     rows.append({"text": texts[0], "label": 2})  # and one that must be wrong
     task = made_task(tmp_path / "t", rows=rows, weight=embed(module, tokenizer, texts))
     score = list(Evaluator([task], checkpoint).run(module, key="base"))[-1].scores["t"]
-    assert score.predictions.tolist() == [0, 1, 2, 0] and score.correct.tolist() == [True, True, True, False]
+    assert score.predictions.tolist() == [0, 1, 2, 0] and score.outcomes.tolist() == [True, True, True, False]
     assert score.accuracy == 0.75 and score.complete
 
 
@@ -126,7 +126,7 @@ def test_answers_do_not_depend_on_who_asks(checkpoint: Path, tmp_path: Path) -> 
         assert ours[name].predictions.tolist() == theirs[name].predictions.tolist()
         row = table.loc[("merged", name)]
         assert row["accuracy"] == ours[name].accuracy
-        assert (row["low"], row["high"]) == wilson(ours[name].n_correct, ours[name].n)
+        assert (row["low"], row["high"]) == wilson(ours[name].correct, ours[name].n)
         for mine, other in zip(
             live.plan(name).blocks[0], Evaluator(tasks, checkpoint).plan(name).blocks[0], strict=True
         ):

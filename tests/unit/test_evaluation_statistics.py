@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from explorer.evaluation import (
     TaskScore,
-    common_correct,
+    common_outcomes,
     mcnemar,
     paired_bootstrap,
     scores_table,
@@ -72,7 +72,7 @@ def test_summary_of_little() -> None:
 def test_while_under_way_like_is_compared_with_like() -> None:
     partly = score("a", [True, True], indices=[1, 3], n_total=4)
     whole = score("a", [False, True, False, True])
-    ours, theirs = common_correct(partly, whole)
+    ours, theirs = common_outcomes(partly, whole)
     assert ours.tolist() == [True, True] and theirs.tolist() == [True, True]
     assert summarize({"a": partly}, {"a": whole}).normalized_accuracy == 1.0
 

@@ -18,9 +18,7 @@ from viz.style import percent
 
 Measure = Annotated[
     str,
-    Choice(
-        "mean", "normalized", "worst", labels=("mean accuracy", "mean, % of experts", "worst task, % of its expert")
-    ),
+    Choice("mean", "normalized", "worst", labels=("mean score", "mean, % of experts", "worst task, % of its expert")),
     "what is compared",
 ]
 Place = Any
@@ -51,18 +49,18 @@ class Shown:
 
 
 def shown(result: Result, measure: str, task: Name) -> Shown:
-    """The measure of every scored point, or one task's accuracy where a task is named."""
+    """The measure of every scored point, or one task's score where a task is named."""
     rows, known = result.table.reset_index(drop=True), result.provenance
     nothing = np.full(len(rows), np.nan)
     chance = {t: float(c) for t, c in known.get("chance", {}).items() if t in result.tasks}
     if task is not None:
-        value, low, high = (rows[f"{end}:{task}"].to_numpy(dtype=float) for end in ("accuracy", "low", "high"))
-        return Shown(rows, value, low, high, f"accuracy of {cut(task, 24)}", False, chance.get(task, math.nan))
+        value, low, high = (rows[f"{end}:{task}"].to_numpy(dtype=float) for end in ("score", "low", "high"))
+        return Shown(rows, value, low, high, f"score of {cut(task, 24)}", False, chance.get(task, math.nan))
     values = rows[measure].to_numpy(dtype=float)
     if measure == "mean":
         low, high = (rows[end].to_numpy(dtype=float) for end in ("low", "high"))
         level = float(np.mean(list(chance.values()))) if chance else math.nan
-        return Shown(rows, values, low, high, "mean accuracy", False, level)
+        return Shown(rows, values, low, high, "mean score", False, level)
     experts = known.get("experts", {})
     shares = [c / experts[t] for t, c in chance.items() if experts.get(t)]
     if measure == "worst":
@@ -104,9 +102,9 @@ def hover(result: Result, what: Shown, index: int) -> str:
     worst = f"worst {safe(cut(row['worst_task'], 24))}" if row["worst_task"] in result.tasks else "worst task"
     return lines(
         safe(setting(result, point(result, row))),
-        f"mean accuracy {percent(row['mean'])}, 95 % interval {percent(row['low'])} to {percent(row['high'])}",
+        f"mean score {percent(row['mean'])}, 95 % interval {percent(row['low'])} to {percent(row['high'])}",
         f"{percent(row['normalized'])} of the experts on average; {worst} {percent(row['worst'])}",
-        *(f"{safe(cut(t, 24))} {percent(row[f'accuracy:{t}'])}" for t in few),
+        *(f"{safe(cut(t, 24))} {percent(row[f'score:{t}'])}" for t in few),
         f"{int(row['n']):,} examples",
     )
 

@@ -20,7 +20,7 @@ from viz.charts._words import cut, lines, points, safe, start
 from viz.style import NEUTRAL, NEUTRAL_FAINT, percent, task_colour
 
 HOW = (
-    "One row per task, the average over the tasks below them. Dot: accuracy of setting B minus that of the pinned "
+    "One row per task, the average over the tasks below them. Dot: score of setting B minus that of the pinned "
     "setting A on the same held-out examples, in percentage points; right of 0, B is better. Line: 95 % interval from "
     "resampling the examples in pairs. Grey band: differences too small to be worth naming, as you set it. Filled dot: "
     "larger than the band, and more than chance would give: for a task McNemar's exact test with p below 0.05 after "
@@ -58,7 +58,7 @@ def _hover(row: Row, min_effect: float) -> str:
         "average over the tasks" if mean else safe(row["task"]),
         f"B − A {points(row['difference'], 2)}: {verdict(row, min_effect)}",
         f"95 % interval {points(row['low'], 2)} to {points(row['high'], 2)}",
-        f"A {percent(row['accuracy_a'], 2)}, B {percent(row['accuracy_b'], 2)} of {int(row['n']):,} examples",
+        f"A {percent(row['score_a'], 2)}, B {percent(row['score_b'], 2)} of {int(row['n']):,} examples",
         f"only A right: {int(row['only_a']):,}, only B right: {int(row['only_b']):,}",
         "" if mean else f"McNemar p {_p(row['p'])}, after Holm {_p(row['p_holm'])}",
         f"so far {int(row['n']):,} of {int(row['n_total']):,} examples" if row["n"] < row["n_total"] else "",

@@ -1,4 +1,4 @@
-"""Accuracy per task: the merged model between chance, the base and the single-task expert."""
+"""The score per task: the merged model between chance, the base and the single-task expert."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from viz.charts._words import lines, safe, short, start
 from viz.style import NEUTRAL, NEUTRAL_FAINT, percent, task_colour
 
 HOW = (
-    "One row per task. The diamond is the merged model, its line the 95 % interval (Wilson): with few examples it is "
-    "wide, and two settings whose intervals overlap widely may be equally good. Hollow circle: the base without "
-    "fine-tuning. Filled circle: the task's own fine-tune, the expert. Tick: chance, what guessing gives. Faint "
-    "diamond: an earlier setting. At the right: merged accuracy / expert accuracy; 100 % means nothing was lost. "
-    '"Quick" marks a first estimate on some of the examples, which is being refined.'
+    "One row per task. The diamond is the merged model, its line the 95 % interval (Wilson for accuracy, else from a "
+    "bootstrap over examples): with few examples it is wide, and two settings whose intervals overlap widely may be "
+    "equally good. Hollow circle: the base without fine-tuning. Filled circle: the task's own fine-tune, the expert. "
+    "Tick: chance, what guessing gives. Faint diamond: an earlier setting. At the right: merged score / expert score; "
+    '100 % means nothing was lost. "Quick" marks a first estimate on some of the examples, which is being refined.'
 )
 
-Relative = Annotated[bool, "show accuracy as a percentage of the expert's instead of as it is"]
+Relative = Annotated[bool, "show scores as a percentage of the expert's instead of as it is"]
 Colours = Mapping[str, str] | None
 ROLES = ("merged", "base", "expert", "chance")
 _GHOSTS = ("diamond-open", "square-open", "triangle-up-open", "cross-open")
@@ -39,14 +39,20 @@ _MARKS: dict[str, dict[str, Any]] = {
 def _table_of(result: Result, relative: bool) -> pd.DataFrame:
     """Rows of known tasks with `of_expert`, and `at` `at_low` `at_high`: what the figure shows, in percent."""
     rows = result.table[result.table["task"].isin(list(result.tasks))].drop_duplicates(["model", "task"], keep="last")
-    expert = rows[rows["model"] == "expert"].set_index("task")["accuracy"].astype(float)
+    expert = rows[rows["model"] == "expert"].set_index("task")["score"].astype(float)
     goal = rows["task"].map(expert.where(expert > 0)).astype(float)
-    rows = rows.assign(of_expert=rows["accuracy"] / goal)
+    rows = rows.assign(of_expert=rows["score"] / goal)
     unit = goal if relative else 1.0
     shown = {f"at{end}": 100 * rows[column] / unit
-             for end, column in (("", "accuracy"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
+             for end, column in (("", "score"), ("_low", "low"), ("_high", "high"))}  # fmt: skip
     rows = rows.assign(**shown)
     return rows[rows["at"].notna()].reset_index(drop=True)
+
+
+def _metric(rows: pd.DataFrame) -> str:
+    """The metric that all tasks share, else the word for any."""
+    named = rows["metric"].unique()
+    return str(named[0]) if len(named) == 1 else "score"
 
 
 def _partial(row: pd.Series) -> bool:
@@ -54,11 +60,12 @@ def _partial(row: pd.Series) -> bool:
 
 
 def _hover(row: pd.Series) -> str:
-    scored = f"{int(row['correct']):,} of {int(row['n']):,} right" if row["n"] > 0 else ""
+    right = f"{int(row['correct']):,} of {int(row['n']):,} right" if row["metric"] == "accuracy" else ""
+    scored = (right or f"{int(row['n']):,} examples") if row["n"] > 0 else ""
     interval = f"95 % interval {percent(row['low'])} to {percent(row['high'])}" if row["n"] > 0 else ""
     return lines(
         f"{safe(row['task'])} · {safe(row['model'])}",
-        f"accuracy {percent(row['accuracy'], 2)}",
+        f"{safe(row['metric'])} {percent(row['score'], 2)}",
         scored and f"{scored}, {interval}",
         f"quick: {int(row['n']):,} of {int(row['n_total']):,} examples" if _partial(row) else "",
         f"{percent(row['of_expert'])} of the expert" if np.isfinite(row["of_expert"]) else "",
@@ -73,19 +80,19 @@ def _row_label(task: str, merged: pd.DataFrame) -> str:
     return f"{short(task)}<br><span style='font-size:10px'>quick: {n:,} of {total:,}</span>"
 
 
-@chart(title="Accuracy of the merged model", how=HOW, result="scores")
+@chart(title="Scores of the merged model", how=HOW, result="scores")
 def scores(
     result: Result, *, relative: Relative = False, pair: Pair = None, task: Name = None, colours: Colours = None
 ) -> go.Figure:
-    """Accuracy of the merged model per task, between chance, base and expert, with its 95 % interval.
+    """Score of the merged model per task, between chance, base and expert, with its 95 % interval.
 
     Draws whatever models are present; models of other names are earlier or pinned settings.
     """
     rows, tasks = _table_of(result, relative), result.tasks
     if not tasks or rows.empty:
         missing = relative and len(result.table) and not (result.table["model"] == "expert").any()
-        return blank("A percentage of the expert needs the experts' accuracies." if missing else "No task scored yet.")
-    unit = "accuracy (% of the expert's)" if relative else "accuracy (%)"
+        return blank("A percentage of the expert needs the experts' scores." if missing else "No task scored yet.")
+    unit = f"{_metric(rows)} (% of the expert's)" if relative else f"{_metric(rows)} (%)"
     merged = rows[rows["model"] == "merged"]
     names = downwards(names_axis(tasks, 14, every=1))
     figure = frame(
@@ -170,7 +177,7 @@ def _caption(result: Result, **_: Any) -> str:
     about = f"on average over {tasks} tasks" if tasks > 1 else f"on {merged['task'].iloc[0]}"
     # One task without an expert would make the average one over other tasks than it says.
     of_expert = bool(merged["of_expert"].notna().all())
-    value, unit = ("of_expert", "of the expert's accuracy") if of_expert else ("accuracy", "accuracy")
+    value, unit = ("of_expert", f"of the expert's {_metric(rows)}") if of_expert else ("score", _metric(rows))
     worst = top(merged, -merged[value])
     end = f"; worst is {worst['task']} with {percent(worst[value])}" if tasks > 1 else ""
     said = (
@@ -191,7 +198,7 @@ def _beside(rows: pd.DataFrame, merged: pd.DataFrame, value: str) -> str:
 
 @scores.table
 def _table(result: Result, **_: Any) -> pd.DataFrame:
-    kept = ["task", "model", "accuracy", "low", "high", "n", "n_total", "correct", "of_expert"]
+    kept = ["task", "model", "metric", "score", "low", "high", "n", "n_total", "correct", "of_expert"]
     rows = _table_of(result, False)[kept]
     place = {task: i for i, task in enumerate(result.tasks)}
     return rows.sort_values("task", key=lambda names: names.map(place), kind="stable")

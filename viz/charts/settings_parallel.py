@@ -16,7 +16,7 @@ from viz.charts._words import cut, lines, safe, short
 from viz.style import NEUTRAL, NEUTRAL_FAINT, SEQUENTIAL, percent
 
 HOW = (
-    "Each line from top to bottom is one setting. Each row is a setting or a score (accuracy in %; average and worst "
+    "Each line from top to bottom is one setting. Each row is a setting or a score (in %; average and worst "
     "as a percentage of each task's expert) on a scale of its own, from its lowest "
     "value at the left to its highest at the right: both ends are written, so a short range looks wide too. "
     "Settings that are the same everywhere are left out; a line has no dot in a row that its method does not have. "
@@ -93,7 +93,7 @@ class _Scale:
 
 @chart(title="Settings and their scores", how=HOW, result="settings")
 def settings_parallel(result: Result, *, current: int | None = None) -> go.Figure:
-    """Every evaluated setting as a line across its settings and its accuracies."""
+    """Every evaluated setting as a line across its settings and its scores."""
     rows = _rows(result)
     if rows.empty:
         return blank("Move a slider: every setting that is scored becomes a line here.")
@@ -116,7 +116,7 @@ def settings_parallel(result: Result, *, current: int | None = None) -> go.Figur
 
 def _axis_label(axis: str) -> str:
     score = {_MEAN: "average, %", _WORST: "worst, %"}.get(axis)
-    task = axis.removeprefix("accuracy on ")
+    task = axis.removeprefix("score on ")
     return score or (f"{short(task, 10)}, %" if task != axis else short(axis.replace(" of ", " · ", 1), 13))
 
 
@@ -234,7 +234,7 @@ def _caption(result: Result, *, current: int | None) -> str:
     said += f", the newest {MOST} drawn" if count > MOST else ""
     means = rows[(rows["axis"] == _MEAN) & rows["value"].notna()]
     if means.empty:
-        return f"{said}; no expert's accuracy is known."
+        return f"{said}; no expert's score is known."
     best = top(means, means["value"])
     quick = "" if best["complete"] else " (quick estimate)"
     said += f"; the highest average is {percent(best['value'])} of the experts{quick}: {_named(best)}"

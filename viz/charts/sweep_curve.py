@@ -1,4 +1,4 @@
-"""A sweep of one control: every task's accuracy along it, and the mean with its interval."""
+"""A sweep of one control: every task's score along it, and the mean with its interval."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def sweep_curve(
     top = max(102.0, float(np.nanmax(lines)) + 4) if np.isfinite(lines).any() else 102.0
     figure = frame(
         430 + 12 * max(0, len(result.tasks) - 8), x=short(axis["label"], 40),
-        y="accuracy (% of the expert's)" if what.relative else "accuracy (%)",
+        y="score (% of the expert's)" if what.relative else "score (%)",
         xaxis={"range": [low - pad, high + pad], "automargin": True, "zeroline": False, "showgrid": False},
         yaxis={"range": [0, top], "automargin": True, "zeroline": False},
     )  # fmt: skip
@@ -83,7 +83,7 @@ def _lines(result: Result, what: Shown) -> np.ndarray:
     """What each task's line shows, in percent [tasks, points]: of its expert where the measure is."""
     experts = result.provenance.get("experts", {}) if what.relative else dict.fromkeys(result.tasks, 1.0)
     per = [experts.get(t) or np.nan for t in result.tasks]
-    own = [what.rows[f"accuracy:{t}"].to_numpy(dtype=float) for t in result.tasks]
+    own = [what.rows[f"score:{t}"].to_numpy(dtype=float) for t in result.tasks]
     return 100 * np.array(own) / np.array(per)[:, None]
 
 

@@ -16,7 +16,7 @@ from viz.charts._words import lines, safe
 from viz.style import NEGATIVE, NEUTRAL, POSITIVE, percent
 
 HOW = (
-    "One step to the right per setting you tried. Line with circles: accuracy as a percentage of each task's expert, "
+    "One step to the right per setting you tried. Line with circles: score as a percentage of each task's expert, "
     "averaged over the tasks. Dashed line with squares: the same for the task that is worst at that setting. 100 % is "
     "as good as the separate experts; the chance level differs per task and is in the scores figure. Hollow marks are "
     "quick estimates on some of the examples. The ring marks the setting that is shown now."
@@ -50,7 +50,7 @@ def _hover(row: pd.Series) -> str:
 
 @chart(title="Did the last move help?", how=HOW, result="trail")
 def trail(result: Result, *, current: int | None = None) -> go.Figure:
-    """Average and worst accuracy relative to the experts, for every setting tried so far."""
+    """Average and worst score relative to the experts, for every setting tried so far."""
     rows = _rows(result)
     if rows.empty:
         return blank("Move a slider: every setting you try is kept here.")
@@ -59,7 +59,7 @@ def trail(result: Result, *, current: int | None = None) -> go.Figure:
     hover = [_hover(row) for _, row in rows.iterrows()]
     picks = np.array([{"move": int(move)} for move in moves], dtype=object)
     figure = frame(
-        300, x="move (number of the setting)", y="accuracy (% of the experts)",
+        300, x="move (number of the setting)", y="score (% of the experts)",
         xaxis={"tickformat": "d", "automargin": True, "nticks": 8, "dtick": 1 if len(rows) <= 8 else None,
                "range": [moves.min() - 0.6, moves.max() + 0.6], "showgrid": False, "zeroline": False},
         yaxis={"automargin": True, "ticksuffix": ""},

@@ -17,7 +17,7 @@ def row_of(one: Setting, move: int, shown: str, tasks: tuple[str, ...]) -> dict[
     """A setting as a row of the table; `shown` is the id of the setting that is on the page."""
     by_task, worst = {s.task: s for s in one.scores}, one.worst
     counted = [by_task.get(t) for t in tasks]
-    scores = [None if s is None else [s.accuracy, f"{count(s.correct)} of {count(s.n)} right"] for s in counted]
+    scores = [None if s is None else [s.score, f"{count(s.correct)} of {count(s.n)} right"] for s in counted]
     flags = {"starred": one.starred, "pinned": one.pinned, "shown": one.id == shown, "complete": one.complete}
     lowest = {"worst": _known(worst.normalized_accuracy) if worst else None, "worst_task": worst.task if worst else ""}
     told = {"name": one.name, "method": method_title(one.recipe), "words": setting_words(one.recipe)}

@@ -1,4 +1,4 @@
-"""The place Merge: method and coefficients on the left, live accuracy on the right."""
+"""The place Merge: method and coefficients on the left, live scores on the right."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TRAIL = (
     number("move", "number of the move"),
     text("label", "what changed"),
     text("method", "merge method"),
-    number("normalized", "mean over tasks of merged / expert accuracy", 0),
+    number("normalized", "mean over tasks of merged / expert score", 0),
     number("worst", "the same for the worst task", 0),
     text("worst_task", "name of the worst task"),
     number("complete", "1 when every held-out example is scored", 0, 1),
@@ -189,8 +189,8 @@ class MergePlace:
         return words.headline(
             words.figure("mean, % of experts", words.share(now), f"{moved} from the last" if moved else "", tone=tone),
             words.figure("worst task", share_worst, worst.task if worst else ""),
-            words.figure("mean accuracy", words.share(summary.accuracy)),
-            words.figure("held-out texts", scored, to_go, tone="small"),
+            words.figure("mean score", words.share(summary.accuracy)),
+            words.figure("held-out examples", scored, to_go, tone="small"),
             words.figure("merged in", merged_in, words.PLACES.get(update.place, "")),
             rebuilt,
         )
@@ -217,8 +217,8 @@ def _with_previous(scores: Result, accuracies: Any) -> Result:
     if ghosts.empty:
         return scores
     ghosts["model"] = "before"
-    ghosts["accuracy"] = ghosts["task"].map(accuracies).astype(float)
-    ghosts["low"] = ghosts["high"] = ghosts["accuracy"]
-    ghosts["correct"] = ghosts["accuracy"] * ghosts["n"]
+    ghosts["score"] = ghosts["task"].map(accuracies).astype(float)
+    ghosts["low"] = ghosts["high"] = ghosts["score"]
+    ghosts["correct"] = ghosts["score"] * ghosts["n"]
     table = pd.concat([scores.table, ghosts], ignore_index=True)
     return Result(scores.kind, scores.tasks, table, scores.columns, scores.provenance)

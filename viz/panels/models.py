@@ -185,4 +185,4 @@ def _difference(own: pd.Series) -> str:
 def _scored(task: Any) -> str:
     if task is None:
         return "no held-out data of this name"
-    return f"{task.n:,} texts, {len(task.labels)} labels"
+    return f"{task.n:,} examples" + (f", {len(task.labels)} labels" if task.labels else f", {task.metric.name}")

@@ -30,7 +30,7 @@ from viz.style import count, seconds_text
 SlotOf = Callable[[gr.Request], Slot]
 WAITING = "Choose what to vary and press Start. Points come in coarse to fine; you can go on merging meanwhile."
 _MEASURES = (
-    ("mean accuracy", "mean"),
+    ("mean score", "mean"),
     ("mean, % of the experts", "normalized"),
     ("worst task, % of its expert", "worst"),
 )
@@ -75,7 +75,7 @@ class SweepPlace:
         self.chosen_by_code = [*self.controls.of_recipe, self.measure, self.progress, self.panel]
 
     def _measures(self, recipe: Recipe) -> list[tuple[str, str]]:
-        return [*_MEASURES, *((f"accuracy of {t}", _TASK + t) for t in recipe.task_names)]
+        return [*_MEASURES, *((f"score of {t}", _TASK + t) for t in recipe.task_names)]
 
     def connect(
         self, slot_of: SlotOf, live: Mapping[str, Any], on_set: Callable[[Slot, Recipe], list[Any]], outputs: list[Any]
@@ -191,7 +191,7 @@ class SweepPlace:
         result, place = swept.result(), swept.sweep.place_of(recipe)
         task = tab.measure.removeprefix(_TASK) if tab.measure.startswith(_TASK) else None
         if task is not None and task not in result.tasks:
-            return empty(f"{task} has no held-out examples, so its accuracy is not known.")
+            return empty(f"{task} has no held-out examples, so its score is not known.")
         view: dict[str, Any] = {"task": task} if task else {"measure": tab.measure}
         note = None if swept.sweep.explores(recipe) else (
             "The setting shown now differs from this sweep in more than what was swept, or has no place on it: a click "

@@ -56,7 +56,7 @@ def history_rows(rows: Sequence[Mapping[str, Any]], tasks: Sequence[str], *, pic
     """Value of a `HistoryTable`. `picked` is the id of the row that is marked; `empty` is said without any row.
 
     A row has id, move, name, starred, pinned, shown, complete, n, method, words, when (seconds since 1970), mean,
-    worst, worst_task, and scores: per task [accuracy, hint] or None. Every text is shown as text, never as markup.
+    worst, worst_task, and scores: per task [score, hint] or None. Every text is shown as text, never as markup.
     """
     return {"rows": [dict(r) for r in rows], "tasks": list(tasks), "picked": picked, "empty": empty}
 

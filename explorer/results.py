@@ -105,8 +105,8 @@ def sweep_columns(kind: str, tasks: tuple[str, ...]) -> tuple[Column, ...]:
     """Columns of a sweep's table, one row per scored point; `tasks` are those with held-out examples."""
     axes = range(SWEEP_KINDS[kind])
     own = [
-        (fraction(f"accuracy:{t}", f"accuracy of {t}"), fraction(f"low:{t}", "lower end of its 95 % Wilson interval"),
-         fraction(f"high:{t}", "upper end of its 95 % Wilson interval"))
+        (number(f"score:{t}", f"score of {t}", -1, 1), number(f"low:{t}", "lower end of its 95 % interval", -1, 1),
+         number(f"high:{t}", "upper end of its 95 % interval", -1, 1))
         for t in tasks
     ]  # fmt: skip
     return (
@@ -114,11 +114,11 @@ def sweep_columns(kind: str, tasks: tuple[str, ...]) -> tuple[Column, ...]:
         *(count("ijk"[i], f"place on the grid of axis {i + 1}") for i in axes),
         *(column for columns in own for column in columns),
         count("n", "examples scored, all tasks together"),
-        fraction("mean", "mean accuracy over the tasks"),
-        fraction("low", "lower end of its 95 % bootstrap interval over examples, the tasks being fixed"),
-        fraction("high", "upper end of that interval"),
-        number("normalized", "mean over tasks of merged / expert accuracy on the same examples", 0),
-        number("worst", "the same for the worst task", 0),
+        number("mean", "mean score over the tasks", -1, 1),
+        number("low", "lower end of its 95 % bootstrap interval over examples, the tasks being fixed", -1, 1),
+        number("high", "upper end of that interval", -1, 1),
+        number("normalized", "mean over tasks of merged / expert score on the same examples"),
+        number("worst", "the same for the worst task"),
         text("worst_task", "name of the worst task"),
         count("reach", "steps of the grid to each side that this point stands for until finer ones are scored"),
         number("refined", "1 where every point within reach is scored", 0, 1),

@@ -43,7 +43,7 @@ def shown(bench: Workbench, recipe: Recipe) -> dict[str, tuple[float, float]]:
     *_, last = stream(bench, slot, recipe, slot.newest())
     assert last.finished
     rows = last.scores.table[last.scores.table["model"] == "merged"]
-    return {r.task: (r.accuracy, r.n) for r in rows.itertuples()}
+    return {r.task: (r.score, r.n) for r in rows.itertuples()}
 
 
 def evaluated(model: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[float, float]]:
@@ -51,7 +51,7 @@ def evaluated(model: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> d
     assert main(["evaluate", str(model), "--tasks-folder", str(tasks), "--device", "cpu", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)["table"]
     rows = [dict(zip(table["columns"], r, strict=True)) for r in table["data"]]
-    return {r["task"]: (r["accuracy"], r["n"]) for r in rows if r["model"] == "merged"}
+    return {r["task"]: (r["score"], r["n"]) for r in rows if r["model"] == "merged"}
 
 
 @pytest.mark.parametrize(("method", "dtype"), [*((m, None) for m in METHOD_NAMES), ("ties", "float16")])

@@ -36,6 +36,6 @@ def test_gathered_statistics_help_and_preview_is_export(tmp_path: Path) -> None:
         for name, shown in live.weights().items():
             assert torch.equal(exported.read(name).view(torch.uint8), shown.contiguous().view(torch.uint8)), name
         table = evaluate_model(tmp_path / method, tasks_folder=FOLDER / "tasks", device="cpu").table
-        accuracy[method] = table[table["model"] == "merged"]["accuracy"].mean()
+        accuracy[method] = table[table["model"] == "merged"]["score"].mean()
     assert accuracy["fisher"] > accuracy["weight_average"] + 0.005
     assert accuracy["regmean"] > accuracy["weight_average"] + 0.005

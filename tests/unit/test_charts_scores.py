@@ -19,7 +19,7 @@ def with_accuracies(accuracies: dict[str, list[float]], n: int = 400) -> Result:
     result = scores(("movies", "spam"), tuple(accuracies), n=n)
     table = result.table.copy()
     for model, values in accuracies.items():
-        table.loc[table["model"] == model, "accuracy"] = values
+        table.loc[table["model"] == model, "score"] = values
     return Result("scores", result.tasks, table, result.columns)
 
 
@@ -36,7 +36,7 @@ def test_marks_and_intervals() -> None:
     assert set(marks) == {"merged", "base", "expert", "chance", "previous"}
     spam = result.table[(result.table["model"] == "merged") & (result.table["task"] == "spam")].iloc[0]
     mark = marks["merged"][-1]
-    assert mark["x"][0] == pytest.approx(100 * spam["accuracy"]) and mark["y"][0] == 6
+    assert mark["x"][0] == pytest.approx(100 * spam["score"]) and mark["y"][0] == 6
     assert mark["x"][0] + mark["error_x"]["array"][0] == pytest.approx(100 * spam["high"])
     assert mark["x"][0] - mark["error_x"]["arrayminus"][0] == pytest.approx(100 * spam["low"])
     assert mark["marker"]["color"] == mark["error_x"]["color"] == "#abcdef"

@@ -51,7 +51,7 @@ def test_a_table_by_hand() -> None:
     rows = difference_table(a, b).set_index("task")
     assert list(rows.index) == ["x", "y", ""], "tasks that both have answered, then the mean"
     x, y, mean = rows.loc["x"], rows.loc["y"], rows.loc[""]
-    assert (x["n"], x["only_a"], x["only_b"], x["accuracy_a"], x["accuracy_b"]) == (10, 0, 4, 0.5, 0.9)
+    assert (x["n"], x["only_a"], x["only_b"], x["score_a"], x["score_b"]) == (10, 0, 4, 0.5, 0.9)
     assert x["difference"] == pytest.approx(0.4) and x["p"] == 2 * 0.5**4 and x["p_holm"] == 2 * x["p"]
     assert (y["n"], y["n_total"], y["difference"], y["p"]) == (1, 4, 0, 1), (
         "only the second example was answered by both"
@@ -80,10 +80,10 @@ def test_what_is_held_is_compared_without_a_model(bench: Workbench, zoo: Path, m
     found = compare(bench, a.recipe, b.recipe, names=("old", "new"))
     assert found.complete and not found.missing and found.result.tasks == TASKS
     assert (found.result.provenance["a"], found.result.provenance["b"]) == ("old", "new")
-    for side, update in (("accuracy_a", a), ("accuracy_b", b)):
+    for side, update in (("score_a", a), ("score_b", b)):
         held = found.result.table.set_index("task")[side]
         merged = update.scores.table[update.scores.table["model"] == "merged"]
-        assert held[list(TASKS)].to_dict() == dict(zip(merged["task"], merged["accuracy"], strict=True))
+        assert held[list(TASKS)].to_dict() == dict(zip(merged["task"], merged["score"], strict=True))
     same = compare(bench, b.recipe, b.recipe).result.table
     assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["p_holm"].dropna() == 1).all()
 

@@ -11,7 +11,7 @@ import pandas as pd
 from explorer.calibration import provenance_of
 from explorer.comparing import paired_p
 from explorer.evaluation import KINDS, EvaluationTask, TaskScore, holm, wilson
-from explorer.results import Result, count, fraction, number, text
+from explorer.results import Column, Result, count, fraction, number, text
 
 CHURN = (
     text("task", "task of the row"),
@@ -70,7 +70,7 @@ def churn(
                     found.append((task.name, model, named, *_row(first, second)))
                     p_values.append(paired_p(first.metric, first.outcomes, second.outcomes))
     rows = [(*row, p, q) for row, p, q in zip(found, p_values, holm(p_values), strict=True)]
-    table = pd.DataFrame(rows, columns=[c.name for c in CHURN])
+    table = _table(rows, CHURN)
     known = [t for t in tasks if t.name in set(table["task"])]
     given = {"seed": 0, "tests": len(rows), "tasks": {t.name: provenance_of(t) for t in known}}
     return Result("churn", tuple(t.name for t in known), table, CHURN, given)
@@ -105,7 +105,7 @@ def changed_examples(
         certain = [float(_confidences(s)[i]) for s in (first, second)]
         content = content_of(task, int(first.indices[i]))
         rows.append((int(first.indices[i]) + 1, change, content, *told, *certain, float(ours[i]), float(theirs[i])))
-    table = pd.DataFrame(rows, columns=[c.name for c in CHANGED_EXAMPLES])
+    table = _table(rows, CHANGED_EXAMPLES)
     counted = {change: int((table["change"] == change).sum()) for change in CHANGES[:2] if binary}
     given = {"before": names[0], "after": names[1], "n": first.n, "least": least, "seed": 0, "changes": counted}
     given |= {"comparable": bool(np.isfinite(gap).any() or not first.n), **provenance_of(task)}
@@ -140,16 +140,25 @@ def example_table(
 
 
 def content_of(task: EvaluationTask, index: int) -> str:
-    """What an example asks, as one text: its texts and words; for an image the name of its file."""
-    row, parts = task.rows[index], []
-    for field in KINDS.get(task.kind).fields:
-        value = row.get(field.name)
-        if field.type in SHOWN_TYPES and value is not None:
-            if field.type == "image":
-                value = str(value).replace("\\", "/").rsplit("/", 1)[-1]
-            plain = isinstance(value, str)
-            parts.append(str(value) if plain else (" " if field.type == "tokens" else " / ").join(map(str, value)))
-    return " | ".join(parts)
+    """What an example asks, as one text: its texts and words; for an image the name of its file.
+
+    Of a kind that declares no such field: every text of the row.
+    """
+    row, fields = task.rows[index], KINDS.get(task.kind).fields
+    shown = [(f.type, row[f.name]) for f in fields if f.type in SHOWN_TYPES and row.get(f.name) is not None]
+    return " | ".join(_plain(*one) for one in shown or [("text", v) for v in row.values() if isinstance(v, str)])
+
+
+def _plain(type: str, value: Any) -> str:
+    if type == "image":
+        return str(value).replace("\\", "/").rsplit("/", 1)[-1]
+    return value if isinstance(value, str) else (" " if type == "tokens" else " / ").join(map(str, value))
+
+
+def _table(rows: list[Any], columns: tuple[Column, ...]) -> pd.DataFrame:
+    """Rows under the names of columns; numbers are numbers also where there is none."""
+    table = pd.DataFrame(rows, columns=[c.name for c in columns])
+    return table if rows else table.astype({c.name: float for c in columns if c.type != "text"})
 
 
 def _both(first: TaskScore, second: TaskScore) -> tuple[TaskScore, TaskScore]:

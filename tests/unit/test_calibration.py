@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chart_examples import read
 from evaluation_zoo import made_task, rows_of, weights, write_checkpoint
 from sklearn.calibration import calibration_curve
 
@@ -127,6 +128,6 @@ def test_the_figure_says_how_far_from_the_diagonal(tmp_path: Path) -> None:
         "Calibration error on 60 examples of t: merged 45.0 % (chance 2.2 %), on average 45.0 % too sure; base 0.0 %, "
         "as little as chance gives an exact one (5.3 %)."
     )
-    merged = chart(result).to_dict()["data"][0]
+    merged = read(chart(result))["data"][0]
     assert merged["x"][0] == pytest.approx(95) and merged["y"][0] == 50
     assert merged["y"][0] - merged["error_y"]["arrayminus"][0] == pytest.approx(37.7, abs=0.1)

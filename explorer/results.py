@@ -7,6 +7,7 @@ can rely on them; it saves to one JSON file, so a figure can be redrawn later wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,9 @@ def sweep_columns(kind: str, tasks: tuple[str, ...]) -> tuple[Column, ...]:
     )
 
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """A checked tidy table with its provenance.
@@ -191,3 +195,23 @@ def _plain_values(column: pd.Series) -> list[Any]:
     if not pd.api.types.is_numeric_dtype(column):
         return column.astype(object).where(column.notna(), None).tolist()
     return column.astype(object).where(np.isfinite(column.astype(float)), None).tolist()
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text can act as a spreadsheet formula; numbers keep every digit."""
+    safe = {
+        place: column if pd.api.types.is_numeric_dtype(column) else column.astype(object).map(_inert)
+        for place, (_, column) in enumerate(table.items())
+    }
+    header = [str(_inert(str(name))) for name in table.columns]
+    return str(pd.DataFrame(safe, index=table.index).to_csv(index=False, header=header, lineterminator="\n"))
+
+
+def _inert(cell: object) -> object:
+    """Text that a spreadsheet would run gets a leading apostrophe, as `=1+1` and `@SUM(A1)` do."""
+    if not isinstance(cell, str) or _NUMBER.fullmatch(cell.strip()):
+        return cell
+    runs = cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in ("=", "+", "-", "@")
+    # A bare carriage return is not quoted, and would begin a row of its own in many readers.
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return "'" + cell if runs and cell.strip() else cell

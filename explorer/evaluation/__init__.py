@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from explorer.evaluation._api import KINDS, LABEL, Example, Field, TaskKind, task_kind
+from explorer.evaluation._calibration import BINS, Reliability, calibrated_error, reliability
 from explorer.evaluation._metrics import ACCURACY, TaskMetric, mean_metric
+from explorer.evaluation._permutation import PERMUTATIONS, paired_permutation
 from explorer.evaluation._plan import Batch, Plan, plan_batches
 from explorer.evaluation._run import Evaluator, evaluate
 from explorer.evaluation._scores import Partial, TaskScore
@@ -28,8 +30,10 @@ from explorer.evaluation.statistics import (
 
 __all__ = [
     "ACCURACY",
+    "BINS",
     "KINDS",
     "LABEL",
+    "PERMUTATIONS",
     "Batch",
     "Difference",
     "EvaluationTask",
@@ -39,6 +43,7 @@ __all__ = [
     "Loaded",
     "Partial",
     "Plan",
+    "Reliability",
     "Summary",
     "TaskComparison",
     "TaskKind",
@@ -47,6 +52,7 @@ __all__ = [
     "Tokenizer",
     "bind",
     "build_module",
+    "calibrated_error",
     "common_outcomes",
     "evaluate",
     "find_tasks",
@@ -61,7 +67,9 @@ __all__ = [
     "module_of",
     "own_head",
     "paired_bootstrap",
+    "paired_permutation",
     "plan_batches",
+    "reliability",
     "score_difference",
     "scores_table",
     "summarize",

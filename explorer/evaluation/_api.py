@@ -149,6 +149,15 @@ class TaskKind:
         hook = self._hooks.get("predict")
         return hook(outputs, tokenizer, parameters) if hook else answers_of(outputs).cpu().numpy()
 
+    def confidences(self, outputs: Tensor) -> np.ndarray:
+        """Softmax probability of the answer, [n] float32, 1/k to 1; NaN where outputs are not finite.
+
+        NaN throughout for kinds that say themselves what outputs predict: those need not be scores of choices.
+        """
+        if "predict" in self._hooks or outputs.ndim != 2:
+            return np.full(len(outputs), np.nan, dtype=np.float32)
+        return outputs.float().softmax(dim=1).amax(dim=1).cpu().numpy()
+
     def right_answers(self, rows: Sequence[Row], parameters: Parameters) -> np.ndarray:
         """The right answers of rows, in the same order."""
         hook = self._hooks.get("gold")

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from workbench_zoo import TASKS, make_bench, make_models, recipe_of
 
-from explorer.comparing import compare, difference_table, score_aside, stop_aside
+from explorer.comparing import AB_DIFFERENCE, compare, difference_table, score_aside, stop_aside
 from explorer.errors import Cancelled
-from explorer.evaluation import Evaluator, TaskScore, holm, mcnemar, paired_bootstrap
+from explorer.evaluation import Evaluator, TaskScore, holm, mcnemar, mean_metric, paired_bootstrap
 from explorer.history import MAX_SETTINGS
 from explorer.noting import models_key, noted, setting_of
 from explorer.recipe import Recipe
+from explorer.results import Result
 from explorer.streaming import LiveUpdate, stream
 from explorer.workbench import Workbench
+from viz.charts import CHARTS
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,31 @@ def test_a_table_by_hand() -> None:
     found = paired_bootstrap({"x": right[0]}, {"x": right[1]})
     assert (x["low"], x["high"]) == (found.low, found.high) and x["p"] == mcnemar(*right)
     assert difference_table(a, {}).empty
+
+
+def credited(values: list[float]) -> TaskScore:
+    """Answers with credits from 0 to 1."""
+    n = len(values)
+    return TaskScore("t", np.arange(n), np.zeros(n, np.int64), np.array(values), n, mean_metric("F1"))
+
+
+def test_a_metric_other_than_accuracy_is_tested_and_named() -> None:
+    a, b = credited([0.2, 0.4, 0.5] * 20), credited([0.6, 0.8, 0.4] * 20)
+    rows = difference_table({"x": a, "y": answered("10")}, {"x": b, "y": answered("11")}).set_index("task")
+    x, mean = rows.loc["x"], rows.loc[""]
+    assert (x["metric"], x["test"], x["only_a"], x["only_b"]) == ("F1", "permutation", 20, 40)
+    assert x["p"] == 1 / 1000 and x["p_holm"] == 2 / 1000 and x["low"] > 0.15
+    assert (rows.loc["y", "test"], mean["test"], mean["metric"]) == ("McNemar", "permutation", "")
+    table = difference_table({"x": a}, {"x": b})
+    chart = CHARTS.get("ab_difference")
+    result = Result("ab_difference", ("x",), table, AB_DIFFERENCE)
+    assert chart.table_of(result)["verdict"][0] == "B better"
+    assert chart.table_of(result, min_effect=0.2)["verdict"].tolist() == ["B better"] * 2
+    small = Result("ab_difference", ("x",), difference_table({"x": a}, {"x": credited([0.21, 0.4, 0.5] * 20)}), ())
+    assert chart.table_of(small)["verdict"][0] == "no difference worth naming"
+    hover = chart(result).to_dict()["data"][0]["hovertext"][0]
+    assert "F1: A 36.67 %, B 60.00 %" in hover and "A better on 20 examples, B on 40" in hover
+    assert "permutation p 0.001" in hover and "McNemar" not in hover
 
 
 def test_holm_by_hand() -> None:

@@ -56,7 +56,7 @@ def test_rows_stay_in_the_given_order() -> None:
 def test_share_of_the_expert_is_written_at_the_right() -> None:
     figure = read(SCORES(with_accuracies({"merged": [0.8, 0.45], "expert": [0.8, 0.9]})))
     texts = [a["text"] for a in figure["layout"]["annotations"]]
-    assert texts == ["100 %", "50 %", "of expert"]
+    assert texts == ["100 %", "50 %", "of<br>expert"]
 
 
 def test_quick_estimates_are_marked() -> None:
@@ -96,7 +96,7 @@ def test_an_unscored_task_is_left_out() -> None:
 def test_an_expert_at_zero_gives_no_share() -> None:
     result = with_accuracies({"merged": [0.8, 0.45], "expert": [0.0, 0.9]})
     figure = read(SCORES(result))
-    assert [a["text"] for a in figure["layout"]["annotations"]] == ["50 %", "of expert"]
+    assert [a["text"] for a in figure["layout"]["annotations"]] == ["50 %", "of<br>expert"]
     assert "reaches 62.5 % accuracy" in SCORES.caption_of(result)
 
 

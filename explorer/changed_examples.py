@@ -129,8 +129,13 @@ def example_table(
         text = text[text.str.contains(word, regex=False)]
     rows = table.loc[text.index].head(most) if most is not None else table.loc[text.index]
     before, after = str(result.provenance["before"]), str(result.provenance["after"])
+    after = f"{after} (2)" if after == before else after
     told = {"example": rows["example"], "change": rows["change"], "content": rows["content"]}
-    told |= {"right answer": rows["right_answer"], before: rows["answer_before"], after: rows["answer_after"]}
+    told |= {
+        "right answer": rows["right_answer"],
+        f"answer of {before}": rows["answer_before"],
+        f"answer of {after}": rows["answer_after"],
+    }
     for name, column in ((before, "confidence_before"), (after, "confidence_after")):
         if rows[column].notna().any():
             told[f"{name}, % sure"] = (100 * rows[column].astype(float)).round(1)

@@ -126,7 +126,7 @@ def test_the_figure_says_how_far_from_the_diagonal(tmp_path: Path) -> None:
     result = calibration({"merged": {"t": answered(sure, right)}, "base": {"t": answered([0.5] * 60, right)}}, [task])
     assert chart.caption_of(result) == (
         "Calibration error on 60 examples of t: merged 45.0 % (chance 2.2 %), on average 45.0 % too sure; base 0.0 %, "
-        "as little as chance gives an exact one (5.3 %)."
+        "within what chance gives an exact confidence (5.3 % on average)."
     )
     merged = read(chart(result))["data"][0]
     assert merged["x"][0] == pytest.approx(95) and merged["y"][0] == 50

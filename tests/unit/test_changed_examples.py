@@ -86,7 +86,15 @@ def test_changed_examples_by_hand(task: Any) -> None:
 def test_a_table_to_look_at_is_searched(task: Any) -> None:
     found = changed_examples(task, EXPERT, MERGED, names=("A", "now"))
     shown = example_table(found)
-    assert list(shown.columns) == ["example", "change", "content", "right answer", "A", "now", "now, % sure"]
+    assert list(shown.columns) == [
+        "example",
+        "change",
+        "content",
+        "right answer",
+        "answer of A",
+        "answer of now",
+        "now, % sure",
+    ]
     assert shown["now, % sure"][0] == 70 and len(shown) == 4
     assert example_table(found, search="BLUE three")["example"].tolist() == [3]
     assert example_table(found, search="red")["example"].tolist() == [1, 4]

@@ -15,7 +15,7 @@ from viz.charts._figure import blank, frame
 from viz.charts._mark import FADED, Name
 from viz.charts._tables import Row, records
 from viz.charts._words import cut, lines, safe, short
-from viz.style import NEGATIVE, NEUTRAL, percent, task_colour
+from viz.style import NEUTRAL, percent, task_colour
 
 HOW = (
     "Answers are sorted into bins by the model's confidence: the softmax probability of the answer it gave. Dot: mean "
@@ -25,7 +25,7 @@ HOW = (
     "what chance gives a model whose confidence is exact, at this number of examples."
 )
 Colours = Mapping[str, str] | None
-STYLES = {"merged": ("circle", "solid"), "expert": ("diamond", "dash"), "base": ("square", "dot")}
+STYLES = {"merged": ("circle", "solid"), "expert": ("diamond-open", "dash"), "base": ("square-open", "dot")}
 _OTHERS = (("triangle-up", "dashdot"), ("cross", "longdash"), ("star", "longdashdot"))
 EMPTY = "No task here has answers with a confidence yet."
 
@@ -61,7 +61,7 @@ def calibration(result: Result, *, task: Name = None, colours: Colours = None) -
         model = str(row["model"])
         look = STYLES.get(model) or _OTHERS[others % len(_OTHERS)]
         others += model not in STYLES
-        own = {"merged": colour, "expert": NEGATIVE, "base": NEUTRAL}.get(model) or task_colour(7 + place)
+        own = {"merged": colour, "expert": colour, "base": NEUTRAL}.get(model) or task_colour(7 + place)
         _add(figure, row, bins[bins["model"] == model], own, look)
     if task is not None and task == shown:
         figure.add_annotation(
@@ -115,7 +115,7 @@ def _caption(result: Result, *, task: Name, **_: Any) -> str:
 def _said(row: Row) -> str:
     value = f"{cut(row['model'], 16)} {percent(row['error'])}"
     if not row["error"] > row["null_high"]:
-        return f"{value}, as little as chance gives an exact one ({percent(row['null'])})"
+        return f"{value}, within what chance gives an exact confidence ({percent(row['null'])} on average)"
     over = float(row["overconfidence"])
     way = "too sure" if over > 0 else "not sure enough"
     return f"{value} (chance {percent(row['null'])}), on average {percent(abs(over))} {way}"

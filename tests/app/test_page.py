@@ -5,59 +5,46 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from driving import (
     FIGURES,
+    SCORED_SECONDS,
     TASKS,
     TOPICS,
+    App,
     caption,
     drawn,
     figure,
     go,
-    running_app,
     slider,
     topic,
     until,
     wait_drawn,
     wait_scored,
 )
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PLACES = ("Models", "Interference", "Merge")
 
 
 def test_the_samples_are_open_and_the_first_figure_is_drawn(
-    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    open_tab: Callable[..., Page], app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running_app(tmp_path) as fresh:
-        page = browser.new_page()
-        page.goto(f"{fresh.url}/")
-        wait_drawn(page, "first-look")
-        first = time.monotonic() - fresh.ready
+    fresh = time.monotonic() - app.ready < 1  # nothing was opened in it before
+    page = open_tab("/")
+    wait_drawn(page, "first-look", seconds=SCORED_SECONDS)
+    first = time.monotonic() - app.ready
+    if fresh:
         with capsys.disabled():
-            print(f"\n  address after {fresh.start_seconds:.1f} s, first interference figure {first:.1f} s later")
-        listed = page.locator(".explorer-table tbody th").all_text_contents()
-        assert listed == ["base", *TASKS]
-        expect(page.locator("#topbar")).to_contain_text("7 fine-tunes of base")
-        expect(page.get_by_text("All 53 tensors can be merged.")).to_be_visible()
-        assert "chance" in caption(page, "first-look")
-        page.close()
-
-
-def test_every_interference_figure_is_drawn_with_its_sentence(page: Page) -> None:
-    go(page, "Interference")
-    titles = []
-    for name, panels in TOPICS.items():
-        topic(page, name)
-        for panel in panels:
-            assert len(caption(page, panel)) > 40, panel
-            expect(page.locator(f"#{panel} .plot")).to_be_visible()
-            titles.append(page.locator(f"#{panel} .title").inner_text())
-    assert len(set(titles)) == len(FIGURES)
+            print(f"\n  address after {app.start_seconds:.1f} s, first interference figure {first:.1f} s later")
+    listed = page.locator(".explorer-table tbody th").all_text_contents()
+    assert listed == ["base", *TASKS]
+    expect(page.locator("#topbar")).to_contain_text("7 fine-tunes of base")
+    expect(page.get_by_text("All 53 tensors can be merged.")).to_be_visible()
+    assert "chance" in caption(page, "first-look")
 
 
 def test_the_overview_leads_to_the_figures(page: Page) -> None:
@@ -130,9 +117,12 @@ def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
     [("light", {}), ("dark", {}), ("light", {"viewport": {"width": 390, "height": 844}, "has_touch": True})],
     ids=["light", "dark", "phone"],
 )
-def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: str, options: dict[str, Any]) -> None:
+def test_every_figure_is_drawn_with_its_sentence_and_nothing_is_wider_than_the_page(
+    open_tab: Callable[..., Page], theme: str, options: dict[str, Any]
+) -> None:
     page = open_tab(f"?__theme={theme}", **options)
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    titles = []
 
     def fits(where: str, *panels: str) -> None:
         for panel in panels:
@@ -146,6 +136,11 @@ def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: st
     for name, panels in TOPICS.items():
         topic(page, name)
         fits(name, *panels)
+        for panel in panels:
+            assert len(caption(page, panel)) > 40, panel
+            expect(page.locator(f"#{panel} .plot")).to_be_visible()
+            titles.append(page.locator(f"#{panel} .title").inner_text())
+    assert len(set(titles)) == len(FIGURES)
     go(page, "Merge")
     fits("Merge", "scores", "trail")
     look = "getComputedStyle(document.querySelector('#scores .host .xtick text, #scores .host text')).fill"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from explorer.compute.matrix_view import MatrixView
 from explorer.compute.source import StateDictSource
@@ -26,6 +26,7 @@ EVIL = "<img src=x onerror=window.pwned=1>"
 TASKS = ("mnist", "=1+1", EVIL)
 ROWS, COLS, BLOCKS = 96, 160, 16
 ORDERS = {"stored": "as stored", "rows": "rows by conflict"}
+DRAWN = "#tiles canvas[data-drawn]"
 SEEN: list[tuple[str, Any]] = []
 
 
@@ -77,48 +78,12 @@ def page_under_test() -> gr.Blocks:
     return demo
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """URL of the page under test, on a free port."""
-    demo = page_under_test()
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
-        run_history=False, enable_monitoring=False,
-    )  # fmt: skip
-    yield url
-    demo.close()
-
-
 @pytest.fixture
-def open_page(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page; afterwards: no console error, no foreign request, no script from a name."""
-    SEEN.clear()
-    trouble: list[str] = []
-    made: list[Page] = []
-
-    def opened(theme: str = "light", width: int = 1280) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, accept_downloads=True)
-        tab = context.new_page()
-        made.append(tab)
-        tab.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: trouble.append(str(error)))
-        local = re.compile(r"^(data:|blob:|https?://127\.0\.0\.1[:/])")
-        tab.on("request", lambda request: None if local.match(request.url) else trouble.append(request.url))
-        tab.goto(f"{address}?__theme={theme}")
-        tab.wait_for_selector("#tiles canvas[data-drawn]")
-        return tab
-
-    yield opened
-    for tab in made:
-        assert tab.evaluate("window.pwned") is None
-        tab.context.close()
-    assert trouble == []
-
-
-@pytest.fixture
-def page(open_page: Callable[..., Page]) -> Page:
+def page(open_part: Callable[..., Page]) -> Page:
     """The page, light and wide."""
-    return open_page()
+    tab = open_part(DRAWN)
+    SEEN.clear()
+    return tab
 
 
 def canvas(page: Page) -> Locator:
@@ -265,8 +230,8 @@ def test_a_disputed_weight_can_be_gone_to(page: Page) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_colours_tell_direction_from_conflict(open_page: Callable[..., Page], theme: str) -> None:
-    page = open_page(theme)
+def test_colours_tell_direction_from_conflict(open_part: Callable[..., Page], theme: str) -> None:
+    page = open_part(DRAWN, theme)
     page.get_by_role("button", name="marks").click()
     page.locator("#tiles select").nth(2).select_option("40 80")
     expect(page.locator("#tiles .legend")).to_contain_text("One square is one weight.")
@@ -312,8 +277,8 @@ def test_nothing_to_show_is_a_sentence_and_a_new_value_ends_it(page: Page) -> No
     expect(canvas(page)).to_be_visible()
 
 
-def test_a_phone_shows_all_of_it(open_page: Callable[..., Page]) -> None:
-    page = open_page("dark", 390)
+def test_a_phone_shows_all_of_it(open_part: Callable[..., Page]) -> None:
+    page = open_part(DRAWN, "dark", viewport={"width": 390, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     box = canvas(page).bounding_box()
     assert box and box["width"] > 280

@@ -128,8 +128,8 @@ def test_streamed_scores_are_those_of_evaluate(bench: Workbench, zoo: Path, tmp_
 
 def test_a_second_run_loads_no_module_again(bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    real = explorer.streaming.load_module
-    monkeypatch.setattr(explorer.streaming, "load_module", lambda c, **k: (loaded.append(c.path.name), real(c, **k))[1])
+    real = explorer.streaming.Loaded
+    monkeypatch.setattr(explorer.streaming, "Loaded", lambda c, **k: (loaded.append(c.path.name), real(c, **k))[1])
     run(bench, recipe_of(zoo))
     assert set(loaded) == {"base", *TASKS} and loaded.count("base") == 1
     loaded.clear()

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Neighbours stay in one process: what they make or compile together is made once.
+TWO := -n 2 --dist worksteal
 
 .PHONY: app test fast lint types docs check samples clean
 
@@ -19,11 +21,11 @@ app: $(VENV)/.app          ## start the app on the bundled sample models
 
 test: $(VENV)/.dev         ## every test, in a real browser too
 	$(BIN)/python tests/app/browser.py --install
-	$(BIN)/python -m pytest -m "not browser" -n 2 $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
+	$(BIN)/python -m pytest -m "not browser" $(TWO) $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 	$(BIN)/python -m pytest -m browser $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 
 fast: $(VENV)/.dev         ## the tests that take less than two minutes together
-	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not browser" $(TWO) $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -9,9 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 WIDE = {"width": 1280, "height": 900}
+PATIENCE_MS = 120_000
+"""Limit of one step of the browser; a machine that does much else may need a minute for what takes a second."""
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -36,6 +39,7 @@ class Watch:
     def context(self, browser: Browser, **options: Any) -> BrowserContext:
         """A browser context whose every page is watched."""
         made = browser.new_context(**{"viewport": WIDE, "accept_downloads": True, **options})
+        made.set_default_timeout(PATIENCE_MS)
         made.on("request", lambda request: self._host(request.url))
         made.on("console", lambda message: self._note(message.text) if message.type == "error" else None)
         made.on("weberror", lambda error: self._note(str(error.error)))

@@ -67,7 +67,7 @@ def page(open_part: Callable[..., Page]) -> Page:
     return tab
 
 
-def until(page: Page, condition: Callable[[], Any], seconds: float = 10) -> None:
+def until(page: Page, condition: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -209,8 +209,11 @@ def test_twenty_unfolded_curves_are_fluent_and_fit_a_phone(page: Page) -> None:
             requestAnimationFrame(look);
         }"""
     )
+    until(page, lambda: page.evaluate("window.late.length") > 30)
+    calm = sorted(page.evaluate("window.late.splice(0)"))
     drag(page, knot(editors[10], "layer 5"), 1.5)
     until(page, lambda: scale(TASKS[10]) == {"encoder.layer.5.*": 0.6, "*": 0.4})
     frames = sorted(page.evaluate("window.late"))
-    assert frames[len(frames) // 2] < 50, frames
+    # An idle machine shows a frame every 17 ms; on a busy one, what counts is how much slower the drag makes it.
+    assert frames[len(frames) // 2] < 3 * max(calm[len(calm) // 2], 50 / 3), (calm, frames)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

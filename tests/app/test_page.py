@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from driving import (
     FIGURES,
-    SCORED_SECONDS,
     TASKS,
     TOPICS,
     App,
+    at_rest,
     caption,
     drawn,
     figure,
@@ -35,7 +35,7 @@ def test_the_samples_are_open_and_the_first_figure_is_drawn(
 ) -> None:
     fresh = time.monotonic() - app.ready < 1  # nothing was opened in it before
     page = open_tab("/")
-    wait_drawn(page, "first-look", seconds=SCORED_SECONDS)
+    wait_drawn(page, "first-look")
     first = time.monotonic() - app.ready
     if fresh:
         with capsys.disabled():
@@ -50,7 +50,7 @@ def test_the_samples_are_open_and_the_first_figure_is_drawn(
 def test_the_overview_leads_to_the_figures(page: Page) -> None:
     go(page, "Interference")
     cards = page.locator(".explorer-overview .card")
-    cards.first.wait_for(timeout=60_000)
+    cards.first.wait_for()
     assert cards.count() >= 5
     assert all("chance" in text for text in cards.all_inner_texts())
     page.locator(".explorer-overview a[href='#norms']").click()
@@ -77,9 +77,9 @@ def test_the_controls_of_the_interference_figures(page: Page) -> None:
     expect(page.locator("#selection")).to_contain_text("movies and products")
     page.get_by_label("number input for Trim first to the top fraction").fill("0.1")
     page.get_by_label("number input for Trim first to the top fraction").press("Tab")
-    until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text(), 60)
+    until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text())
     page.get_by_label("range slider for Trim first to the top fraction").press("ArrowRight")
-    until(page, lambda: "11%" in page.locator("#sign-pairs .note").inner_text(), 60)
+    until(page, lambda: "11%" in page.locator("#sign-pairs .note").inner_text())
     page.get_by_role("button", name="Clear the selection").click()
     until(page, lambda: "ovies and products" not in caption(page, "sign-map"))
 
@@ -87,13 +87,11 @@ def test_the_controls_of_the_interference_figures(page: Page) -> None:
 def test_a_click_selects_everywhere_and_opens_the_matrix(page: Page) -> None:
     go(page, "Interference")
     topic(page, "Signs")
-    page.wait_for_timeout(500)
-    box = page.locator("#sign-map .nsewdrag").first.bounding_box()
-    assert box
+    box = at_rest(page, page.locator("#sign-map .nsewdrag").first)
     page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.95 * box["height"])
     expect(page.locator("#selection")).to_contain_text("layer 1 · mlp out")
-    expect(page.locator("#tiles canvas")).to_be_visible(timeout=60_000)
-    expect(page.locator("#tiles-strongest")).to_contain_text("most disputed", timeout=60_000)
+    expect(page.locator("#tiles canvas")).to_be_visible()
+    expect(page.locator("#tiles-strongest")).to_contain_text("most disputed")
     expect(page.locator("#tiles-profile")).to_contain_text("drift")
     topic(page, "Sizes")
     until(
@@ -106,7 +104,7 @@ def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
     go(page, "Interference")
     page.locator("#topics").get_by_role("tab", name="Directions", exact=True).click()
     for panel in ("spectra", "matrix-layers", "subspace-map"):
-        wait_drawn(page, panel, seconds=150)
+        wait_drawn(page, panel)
         assert "chance" in caption(page, panel), panel
     page.get_by_label("Subspace alignment with the sum").check()
     until(page, lambda: "lign" in caption(page, "matrix-layers"))
@@ -126,7 +124,7 @@ def test_every_figure_is_drawn_with_its_sentence_and_nothing_is_wider_than_the_p
 
     def fits(where: str, *panels: str) -> None:
         for panel in panels:
-            wait_drawn(page, panel, seconds=120)
+            wait_drawn(page, panel)
         wide = page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
             e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.className)""")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (where, wide)

@@ -96,7 +96,7 @@ def page(open_part: Callable[..., Page]) -> Page:
     return tab
 
 
-def until(page: Page, condition: Callable[[], Any], seconds: float = 10) -> None:
+def until(page: Page, condition: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():

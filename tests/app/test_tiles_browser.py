@@ -101,7 +101,7 @@ def at(
     return box["x"] + (col - left) / width * box["width"], box["y"] + (row - top) / height * box["height"]
 
 
-def until(page: Page, condition: Callable[[], Any], seconds: float = 15) -> None:
+def until(page: Page, condition: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -237,9 +237,12 @@ def test_colours_tell_direction_from_conflict(open_part: Callable[..., Page], th
     expect(page.locator("#tiles .legend")).to_contain_text("One square is one weight.")
     view = (32, 72, 16, 16)
     page.mouse.move(5, 5)
-    clash = pixel(page, *at(page, 40.3, 80.3, view))
-    bright = sum(clash[:3]) / 3
-    assert bright > 180 if theme == "dark" else bright < 80  # ink: as far from the page as can be
+
+    def is_ink() -> bool:
+        bright = sum(pixel(page, *at(page, 40.3, 80.3, view))[:3]) / 3
+        return bright > 180 if theme == "dark" else bright < 80
+
+    until(page, is_ink)  # as far from the page as can be
     canvas(page).focus()
     page.keyboard.press("0")
     for _ in range(9):
@@ -248,9 +251,12 @@ def test_colours_tell_direction_from_conflict(open_part: Callable[..., Page], th
         page.wait_for_timeout(60)
     expect(page.locator("#tiles .legend")).to_contain_text("One square is one weight.")
     expect(region(page)).to_have_text(re.compile("^rows 0–[78], columns 0–[78]$"))
-    page.wait_for_timeout(600)
-    red, green, blue, _ = pixel(page, *at(page, 0.75, 0.75, (0, 0, 8, 8)))
-    assert blue > green > red  # up is blue
+
+    def is_blue() -> bool:
+        red, green, blue, _ = pixel(page, *at(page, 0.75, 0.75, (0, 0, 8, 8)))
+        return blue > green > red
+
+    until(page, is_blue)  # up is blue
 
 
 def test_files_hold_what_is_shown(page: Page, tmp_path: Path) -> None:

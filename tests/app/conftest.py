@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))  # for its tasks of few examples
 
 import browser as finder
 import pytest
-from driving import App, fewer_examples, running_app
+from driving import App, running_app
 from playwright.sync_api import Browser, Page, sync_playwright
+from sample_tasks import fewer_examples
 from tabs import Tabs, serving
 
 FAILED = pytest.StashKey[bool]()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
+from sample_tasks import TASKS_FOLDER
 
 from explorer.store import cache_folder
 
@@ -28,7 +28,6 @@ TOPICS = {
     "Sizes": ("norms", "trimming"),
 }
 """Figures of the place Interference by topic, those on whole matrices apart."""
-SAMPLE_TASKS = ROOT / "sample_checkpoints" / "tasks"
 FIGURES = tuple(name for names in TOPICS.values() for name in names)
 PATIENCE_SECONDS = 300
 """How long a test waits for anything. It takes seconds; the limit is for a machine that does much else besides."""
@@ -62,7 +61,7 @@ def running_app(folder: Path, *arguments: str) -> Iterator[App]:
             found = re.search(r"http://\S+", line)
             assert found, f"the app printed no address: {line!r}\n{log.read_text()}"
             ready = time.monotonic()
-            tasks = Path(arguments[arguments.index("--tasks") + 1]) if "--tasks" in arguments else SAMPLE_TASKS
+            tasks = Path(arguments[arguments.index("--tasks") + 1]) if "--tasks" in arguments else TASKS_FOLDER
             yield App(found[0].rstrip("/"), exports, ready - begun, ready, tasks)
             assert process.poll() is None, f"the app ended by itself:\n{log.read_text()}"
         finally:
@@ -80,15 +79,6 @@ def _end(process: subprocess.Popen[str]) -> None:
             return
         except subprocess.TimeoutExpired:
             continue
-
-
-def fewer_examples(folder: Path, every: int = 15) -> Path:
-    """The sample tasks with some of their held-out texts: 27 to 47 each, still a quick subset and a round after it."""
-    shutil.copytree(SAMPLE_TASKS, folder, ignore=shutil.ignore_patterns("train.jsonl"))
-    for file in folder.glob("*/test.jsonl"):
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-        file.write_text("".join(lines[::every]), encoding="utf-8")
-    return folder
 
 
 def _free_port() -> int:

@@ -52,6 +52,7 @@ def running_app(folder: Path, *arguments: str) -> Iterator[App]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONUNBUFFERED": "1"}
     # Compiled loops are the same for every run: those that are kept are used, as at any later start.
     environment.setdefault("NUMBA_CACHE_DIR", str(cache_folder() / "compiled"))
+    environment.setdefault("OMP_WAIT_POLICY", "passive")  # the browser needs the processor too
     command = [sys.executable, "app.py", "--port", str(_free_port()), "--exports", str(exports), *arguments]
     begun = time.monotonic()
     with log.open("w") as errors:
@@ -90,11 +91,15 @@ def _free_port() -> int:
 
 
 def until(page: Page, condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
-    """Wait until the condition holds, and give what it gave."""
-    end = time.monotonic() + seconds
+    """Wait until the condition holds, and give what it gave.
+
+    The longer it takes, the seldomer it is asked: looking at the page costs time that the app could use.
+    """
+    begun = time.monotonic()
     while not (found := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s; the page says:\n{page.inner_text('body')[:3000]}"
-        page.wait_for_timeout(80)
+        waited = time.monotonic() - begun
+        assert waited < seconds, f"not within {seconds} s; the page says:\n{page.inner_text('body')[:3000]}"
+        page.wait_for_timeout(min(500, 40 + 100 * waited))
     return found
 
 

@@ -34,7 +34,7 @@ def test_the_samples_are_open_and_the_first_figure_is_drawn(
     open_tab: Callable[..., Page], app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fresh = time.monotonic() - app.ready < 1  # nothing was opened in it before
-    page = open_tab("/")
+    page = open_tab("?")
     wait_drawn(page, "first-look")
     first = time.monotonic() - app.ready
     if fresh:

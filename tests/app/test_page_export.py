@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from driving import (
+    PATIENCE_SECONDS,
     ROOT,
-    SCORED_SECONDS,
     TASKS,
     App,
     choose,
@@ -34,7 +34,7 @@ def export(page: Page, name: str, *, expected: str = "Wrote") -> str:
     """Export under a name; what the page said about it."""
     page.get_by_label("Folder name").fill(name)
     page.locator("#export-model").click()
-    until(page, lambda: expected in page.locator("#export-note").inner_text(), 60)
+    until(page, lambda: expected in page.locator("#export-note").inner_text())
     return page.locator("#export-note").inner_text()
 
 
@@ -64,7 +64,7 @@ def right_answers(model_folder: Path, tasks: Path, task: str) -> int:
 def evaluated(folder: Path, tasks: Path) -> dict[str, tuple[float, int, int]]:
     """Accuracy, right answers and examples per task by `python -m explorer evaluate`."""
     command = [sys.executable, "-m", "explorer", "evaluate", str(folder), "--json", "--tasks-folder", str(tasks)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SCORED_SECONDS)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)["table"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]

@@ -53,7 +53,7 @@ def test_an_add_on_shows_its_settings_changes_the_scores_and_can_be_undone(page:
     assert merged(page) != second
     page.locator("#undo").click()
     page.locator("#undo").click()
-    until(page, lambda: is_scored(page) and merged(page) == first and not box.is_checked(), 120)
+    until(page, lambda: is_scored(page) and merged(page) == first and not box.is_checked())
     expect(alpha).to_be_hidden()
     assert "add_ons" not in recipe(page)
 
@@ -76,7 +76,7 @@ def test_a_dragged_slider_changes_the_scores_and_can_be_undone(page: Page) -> No
 
     def back_to(values: dict[str, float], scores: dict[str, tuple[int, int]]) -> None:
         until(page, lambda: coefficients(page) == values)
-        until(page, lambda: is_scored(page) and merged(page) == scores, 120)
+        until(page, lambda: is_scored(page) and merged(page) == scores)
 
     page.locator("#undo").click()
     back_to(START, first)
@@ -179,4 +179,4 @@ def test_two_tabs_do_not_disturb_each_other(open_tab: Callable[..., Page]) -> No
         if tab is two:
             slider(three, "spam").press("Shift+ArrowLeft")
         until(three, lambda tab=tab: coefficients(three) == coefficients(tab))
-        until(three, lambda scores=scores: is_scored(three) and merged(three) == scores, 120)
+        until(three, lambda scores=scores: is_scored(three) and merged(three) == scores)

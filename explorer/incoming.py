@@ -98,15 +98,11 @@ def setting_problems(recipe: Recipe) -> Iterator[tuple[Where, str]]:
         require_tasks(method, tasks)
     except RecipeError as error:
         yield ("tasks",), str(error)
-    shared = [(("parameters", n), n, v, method.name) for n, v in recipe.parameters.items()]
-    own = [
-        (("tasks", t.name, n), n, {t.name: v}, f"{method.name}, task {t.name}")
-        for t in recipe.tasks
-        for n, v in t.parameters.items()
-    ]
-    for where, name, value, who in (*shared, *own):
+    given: list[tuple[Where, dict[str, Any]]] = [(("parameters", n), {n: v}) for n, v in recipe.parameters.items()]
+    given += [(("tasks", t.name, n), {n: {t.name: v}}) for t in recipe.tasks for n, v in t.parameters.items()]
+    for where, values in given:
         try:
-            check_values(method.specs, {name: value}, who=who, tasks=tasks)
+            check_values(method.specs, values, who=method.name, tasks=tasks)
         except InputError as error:
             yield where, str(error)
     for place, entry in enumerate(recipe.add_ons):

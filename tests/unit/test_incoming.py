@@ -63,7 +63,7 @@ def test_every_problem_of_ours_comes_at_once_with_its_line(bench: Workbench, zoo
     assert (done.kind, done.recipe) == (OURS, None)
     lines = [line.strip("- ") for line in done.problem.splitlines()[1:]]
     starts = ("line 3: ties, task colours: scale", "line 5: /elsewhere/numbers: must lie inside an allowed folder",
-              "line 6: ties, task numbers: takes only declared parameters", "line 9: ties: density must be in (0, 1]",
+              "line 6: ties: takes only declared parameters", "line 9: ties: density must be in (0, 1]",
               "line 10: recipe: has only known keys; got 'sed'. Did you mean 'seed'", "line 12: lines: alpha",
               "line 13: recipe: dtype must be one of")  # fmt: skip
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * 7

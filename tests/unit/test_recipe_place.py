@@ -60,10 +60,9 @@ def test_every_text_makes_the_same_model_as_it_stands(
     assert command[:4] == ["python", "-m", "explorer", "merge"] and command[-1] == str(bench.exports / "by command")
     assert main(command[3:]) == 0 and weights(bench.exports / "by command") == page
     assert place.aim(slot, "by command", True)[COMMAND].endswith("--overwrite")
-    (bench.exports / "by python").mkdir()
-    (bench.exports / "by python" / "old").touch()
-    exec(place.aim(slot, "by python", True)[PYTHON], {})
-    assert weights(bench.exports / "by python") == page
+    (bench.exports / "by page" / "model.safetensors").unlink()
+    exec(place.aim(slot, "by page", True)[PYTHON], {})
+    assert weights(bench.exports / "by page") == page
     assert place.aim(slot, "../x", False)[COMMAND].endswith("OUT_DIR")
 
 

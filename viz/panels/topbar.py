@@ -21,12 +21,17 @@ COPY_JS = """(text) => {
 _TO_EXPORT = """() => {
   const tab = [...document.querySelectorAll('[role=tab]')].find((t) => t.textContent.trim() === 'Merge');
   if (tab) tab.click();
-  setTimeout(() => {
+  let tries = 100;  // the place may be drawn only now, and what is folded may not listen yet
+  const show = () => {
     const part = document.getElementById('PART');
     const closed = part?.querySelector('button.label-wrap:not(.open)');
-    if (closed) closed.click();
-    part?.scrollIntoView({ behavior: 'smooth' });
-  }, 150);
+    if (part?.offsetParent && !closed) part.scrollIntoView({ behavior: 'smooth' });
+    else if (tries-- > 0) {
+      closed?.click();
+      setTimeout(show, 100);
+    }
+  };
+  setTimeout(show, 150);
 }"""
 EXPORT_JS, IMPORT_JS = (_TO_EXPORT.replace("PART", part) for part in ("export", "import"))
 

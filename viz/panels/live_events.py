@@ -28,7 +28,7 @@ SlotOf = Callable[[gr.Request], Slot]
 class LiveEvents:
     """The live parts of the place Merge and the callbacks of its controls.
 
-    `outputs` are the scores, undo and redo, the recipe, what rounding leaves, and the explanation.
+    `outputs` are the scores, undo and redo, the recipe's texts, plan and rounding of the export, and the explanation.
     """
 
     bench: Workbench
@@ -45,7 +45,7 @@ class LiveEvents:
     def outputs(self) -> list[Any]:
         """What `updates` gives values for."""
         steps = [self.bar.undo, self.bar.redo]
-        return [*self.merge.outputs, *steps, self.export.recipe, self.export.rounding, *self.why.outputs]
+        return [*self.merge.outputs, *steps, *self.export.outputs, *self.why.outputs]
 
     def connect(self) -> None:
         """Bind the controls of the place Merge."""
@@ -154,6 +154,7 @@ class LiveEvents:
             yield [gr.skip()] * len(self.outputs)
             return
         yield self._all(slot, why=told)
+        self.export.look(slot)
         for values, update in self.merge.scored(slot, recipe, token, keep=keep, merge_seconds=seconds):
             yield self._all(slot, merge=values, why=self.why.scored(slot, update) if update else None)
         yield self._all(slot, rounding=self.export.left(slot))
@@ -170,5 +171,5 @@ class LiveEvents:
         self, slot: Slot, merge: list[Any] | None = None, why: list[Any] | None = None, rounding: Any = ""
     ) -> list[Any]:
         """The updates of `outputs`; what is not given stays."""
-        shown = [*self.bar.history(slot), slot.session.recipe.to_yaml(), rounding]
+        shown = [*self.bar.history(slot), *self.export.shown(slot, rounding)]
         return [*(merge or [gr.skip()] * 4), *shown, *(why or [gr.skip()] * len(self.why.outputs))]

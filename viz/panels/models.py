@@ -63,6 +63,7 @@ class ModelsPlace:
                 allow_custom_value=True, min_width=280,
             )  # fmt: skip
         self.policy = gr.Radio(POLICIES, value="refuse", label="Tensors that cannot be merged")
+        self.chosen_by_code = [self.base, self.tasks, self.policy]
         self.download = gr.Checkbox(
             False, label="Allow downloads from the Hugging Face hub", visible=self.bench.hub, elem_id="allow-hub",
             info="Type org/name or org/name@revision above; only safetensors are fetched.",
@@ -88,6 +89,11 @@ class ModelsPlace:
     def choices(self) -> list[tuple[str, str]]:
         """Every checkpoint beneath the allowed folders, as (label, path)."""
         return [(_shown(p), str(p)) for p in self.bench.available()]
+
+    def selection(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """The form's base, fine-tunes and policy for a recipe that was set elsewhere."""
+        chosen = (recipe.base, [t.checkpoint for t in recipe.tasks], recipe.policy)
+        return [gr.update(value=value) for value in chosen]
 
     def show(self, recipe: Recipe) -> tuple[str, str]:
         """The status line and the table for the open models."""

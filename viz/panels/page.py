@@ -25,7 +25,7 @@ from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
 from viz.panels.settings import turn_of
 from viz.panels.sweep import SweepPlace
-from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
+from viz.panels.topbar import COPY_JS, EXPORT_JS, IMPORT_JS, TopBar
 from viz.panels.topics import TAB_OF
 from viz.panels.views import PLACES
 from viz.panels.why import CSS as WHY_CSS
@@ -89,6 +89,7 @@ class _Wiring:
         self.bar, self.merge, self.sweep = events.bar, events.merge, events.sweep
         set_by_code = [*self.merge.settings, self.merge.about, self.merge.add_ons, *self.sweep.chosen_by_code]
         self.shown = [self.bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
+        self.shown += [*events.export.set_by_code, self.bar.undo, self.bar.redo, *models.chosen_by_code]
         self.slot = events.slot_of
 
     def connect(self, page: gr.Blocks, places: gr.Tabs, tabs: Mapping[str, gr.Tab]) -> None:
@@ -115,6 +116,7 @@ class _Wiring:
         copied = self.bar.copy.click(self.link, None, self.bar.link, **LIVE)
         copied.then(None, self.bar.link, None, js=COPY_JS)
         self.bar.export.click(None, None, None, js=EXPORT_JS)
+        self.bar.bring.click(None, None, None, js=IMPORT_JS)
         page.unload(self.leave)
 
     def _after(self, event: Any) -> None:
@@ -137,6 +139,8 @@ class _Wiring:
 
         self.events.history.connect(self.slot, LIVE, restored)
         for event in self.sweep.connect(self.slot, LIVE, self.take, shown):
+            self._after(event)
+        for event in self.events.export.incoming.connect(self.slot, LIVE, lambda s: self._show(s, None), self.shown):
             self._after(event)
 
     # Callbacks. The first argument after self comes from the page; `request` says which tab it is.
@@ -169,7 +173,8 @@ class _Wiring:
         status, table = self.models.show(recipe)
         choices = self.interference.choices(slot)
         controls = [*self.merge.show(recipe, mixer), *self.sweep.show(slot)]
-        return [self.bar.describe(recipe), status, table, *choices, *controls]
+        chosen = [*self.bar.history(slot), *self.models.selection(recipe)]
+        return [self.bar.describe(recipe), status, table, *choices, *controls, *self.events.export.show(slot), *chosen]
 
     def show_again(self, mixer: Any, request: gr.Request) -> list[Any]:
         """The controls for the session's recipe, which was set elsewhere."""

@@ -18,11 +18,22 @@ COPY_JS = """(text) => {
   history.replaceState(null, "", "?" + text);
   if (navigator.clipboard && window.isSecureContext) navigator.clipboard.writeText(url).catch(() => {});
 }"""
-EXPORT_JS = """() => {
+_TO_EXPORT = """() => {
   const tab = [...document.querySelectorAll('[role=tab]')].find((t) => t.textContent.trim() === 'Merge');
   if (tab) tab.click();
-  setTimeout(() => document.getElementById('export')?.scrollIntoView({ behavior: 'smooth' }), 150);
+  let tries = 100;  // the place may be drawn only now, and what is folded may not listen yet
+  const show = () => {
+    const part = document.getElementById('PART');
+    const closed = part?.querySelector('button.label-wrap:not(.open)');
+    if (part?.offsetParent && !closed) part.scrollIntoView({ behavior: 'smooth' });
+    else if (tries-- > 0) {
+      closed?.click();
+      setTimeout(show, 100);
+    }
+  };
+  setTimeout(show, 150);
 }"""
+EXPORT_JS, IMPORT_JS = (_TO_EXPORT.replace("PART", part) for part in ("export", "import"))
 
 
 class TopBar:
@@ -36,6 +47,7 @@ class TopBar:
                 self.undo = gr.Button("Undo", size="sm", min_width=70, interactive=False, elem_id="undo")
                 self.redo = gr.Button("Redo", size="sm", min_width=70, interactive=False, elem_id="redo")
                 self.copy = gr.Button("Copy link", size="sm", min_width=90, elem_id="copy-link")
+                self.bring = gr.Button("Import", size="sm", min_width=80, elem_id="go-import")
                 self.export = gr.Button("Export", size="sm", min_width=80, variant="primary", elem_id="go-export")
         self.link = gr.Textbox(visible="hidden", elem_id="link-text")
         self.note = gr.HTML(padding=False, elem_id="page-note")

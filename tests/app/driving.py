@@ -210,7 +210,7 @@ def is_scored(page: Page) -> bool:
     """Whether every example of the setting on the page is scored and its figure is up to date."""
     return bool(
         page.locator("#scores .explorer-panel:not(.is-stale)").count()
-        and headline(page).get("held-out texts", ("", ""))[1] == "all scored"
+        and headline(page).get("held-out examples", ("", ""))[1] == "all scored"
     )
 
 

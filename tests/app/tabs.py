@@ -83,10 +83,11 @@ class Tabs:
         if self._shared is None or self._shared.is_closed():
             self._shared = self.watch.context(self.browser).new_page()
             return self._shared
-        parts = urlsplit(url)
+        parts, said = urlsplit(url), len(self.watch.trouble)
         self._shared.set_viewport_size({"width": WIDE["width"], "height": WIDE["height"]})
         self._shared.goto(f"{parts.scheme}://{parts.netloc}/robots.txt")  # of the same origin, without a script
         self._shared.evaluate("localStorage.clear(), sessionStorage.clear()")
+        del self.watch.trouble[said:]  # a page that is left while it still loads complains of that
         return self._shared
 
     def end_turn(self, *, failed: bool) -> None:

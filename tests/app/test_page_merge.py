@@ -69,7 +69,7 @@ def test_a_dragged_slider_changes_the_scores_and_can_be_undone(page: Page) -> No
     wait_scored(page, "spam, scale: 0.8}", count)
     second = merged(page)
     assert second != first and {n for _, n in second.values()} == {n for _, n in first.values()}
-    assert headline(page)["mean accuracy"] != said["mean accuracy"]
+    assert headline(page)["mean score"] != said["mean score"]
     assert "from the last" in headline(page)["mean, % of experts"][1]
     trail = numbers(page, "trail")
     assert [(m["label"], m["complete"]) for m in trail] == [("Task arithmetic", "1"), ("spam 0.30 → 0.80", "1")]

@@ -75,7 +75,9 @@ def test_a_mergekit_recipe_comes_in_and_ours_goes_out_and_back(page: Page, app: 
     until(page, lambda: "scale: 0.3" in ours(page), SECONDS)
     file = tmp_path / "mine.yaml"
     file.write_text(text, encoding="utf-8")
-    page.locator("#import-upload input[type=file]").set_input_files(file)
+    with page.expect_file_chooser() as chooser:
+        page.locator("#import-upload").click()
+    chooser.value.set_files(file)
     until(page, lambda: slider(page, "spam").input_value() == "0.8", SECONDS)
     until(page, lambda: ours(page) == text, SECONDS)
     page.get_by_label("Folder name").fill("from a recipe")

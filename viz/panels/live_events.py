@@ -154,7 +154,8 @@ class LiveEvents:
             yield [gr.skip()] * len(self.outputs)
             return
         yield self._all(slot, why=told)
-        self.export.look(slot)
+        if keep:  # while a control moves, nothing that goes out changes
+            self.export.look(slot)
         for values, update in self.merge.scored(slot, recipe, token, keep=keep, merge_seconds=seconds):
             yield self._all(slot, merge=values, why=self.why.scored(slot, update) if update else None)
         yield self._all(slot, rounding=self.export.left(slot))

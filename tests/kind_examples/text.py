@@ -90,4 +90,25 @@ def sequence_classification(folder: Path) -> Built:
     return Built(task, model)
 
 
-EXAMPLES: dict[str, Callable[[Path], Built]] = {"sequence_classification": sequence_classification}
+def regression(folder: Path) -> Built:
+    """How many of a text's words are colours; the head is untrained."""
+    rows = [{**r, "value": r["text"].count("e") / 2} for r in word_rows(COLOURS, 30)]
+    model = write_model(folder / "model", "BertForSequenceClassification", num_labels=1)
+    return Built(write_rows(folder / "letters", rows, kind="regression", max_length=16), model)
+
+
+def similarity(folder: Path) -> Built:
+    """Texts that are equal, share half of their words, or none."""
+    rows = []
+    for i in range(30):
+        text, other = f"{COLOURS[i % 3]} {ANIMALS[i % 4]}", f"{FILLERS[i % 8]} {FILLERS[(i + 3) % 8]}"
+        pair, value = ((text, 1.0), (f"{COLOURS[i % 3]} {other}", 0.5), (other, 0.0))[i % 3]
+        rows.append({"text": text, "text_pair": pair, "value": value})
+    return Built(write_rows(folder / "alike", rows, kind="similarity", max_length=16), write_model(folder / "model"))
+
+
+EXAMPLES: dict[str, Callable[[Path], Built]] = {
+    "sequence_classification": sequence_classification,
+    "regression": regression,
+    "similarity": similarity,
+}

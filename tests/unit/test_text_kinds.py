@@ -16,6 +16,9 @@ from kind_examples.text import EXAMPLES, WORDS, write_rows
 from explorer.errors import DataError
 from explorer.evaluation import Evaluator, Loaded, TaskScore, load_task, with_head_of
 from explorer.evaluation._correlations import pearson_of, spearman_of
+from explorer.evaluation._entities import counts, entities, is_bio
+from explorer.evaluation._ranking import ndcg
+from explorer.evaluation.tasks.token_classification import F1
 
 
 def scored(built: Built, **changes: Any) -> tuple[Evaluator, Any, TaskScore]:
@@ -136,3 +139,128 @@ def test_a_published_encoder_knows_which_sentences_are_alike(tmp_path: Path) -> 
     ]
     task = write_rows(tmp_path / "sentences", rows, kind="similarity")
     assert scored(Built(task, folder))[2].score == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        ("O B-PER I-PER O B-LOC", {("PER", 1, 3), ("LOC", 4, 5)}),
+        ("B-PER B-PER I-PER", {("PER", 0, 1), ("PER", 1, 3)}),
+        ("I-PER I-PER O I-LOC", {("PER", 0, 2), ("LOC", 3, 4)}),
+        ("B-PER I-LOC I-LOC", {("PER", 0, 1), ("LOC", 1, 3)}),
+        ("B I O B", {("", 0, 2), ("", 3, 4)}),
+        ("O O", set()),
+    ],
+)
+def test_entities_are_read_as_conlleval_reads_them(names: str, found: set[tuple[str, int, int]]) -> None:
+    assert entities(names.split()) == found
+
+
+def test_counts_of_entities_by_hand() -> None:
+    right = ["B-PER", "I-PER", "O", "B-LOC", "O"]
+    assert counts(right, right) == (2, 0, 0)
+    assert counts(["B-PER", "O", "O", "B-LOC", "O"], right) == (1, 1, 1), "other borders are another entity"
+    assert counts(["B-LOC", "I-LOC", "O", "B-LOC", "B-PER"], right) == (1, 2, 1), "so is another type"
+    assert counts(["O"] * 5, right) == (0, 0, 2)
+    assert is_bio(["O", "B-PER", "I-PER"]) and is_bio(["B", "I", "O"])
+    assert not is_bio(["NOUN", "VERB"]) and not is_bio(["O", "I-PER"]) and not is_bio(["O", "B-PER", "E-PER"])
+
+
+def judged(built: Built, answers: list[str], **changes: Any) -> tuple[str, float]:
+    """The metric of a token task and its value, for answers to the first sentences."""
+    declared = json.loads((built.task / "task.json").read_text())
+    (built.task / "task.json").write_text(json.dumps({**declared, **changes}))
+    task = load_task(built.task)
+    outcomes = task.outcomes(np.array(answers), np.arange(len(answers)))
+    return task.metric.name, task.metric.value(outcomes)
+
+
+def test_token_scores_by_hand(tmp_path: Path) -> None:
+    """The first sentences' labels are 0 1 2 0 (one entity), 1 2 0 (one) and 1 0 (one)."""
+    built = EXAMPLES["token_classification"](tmp_path)
+    assert load_task(built.task).answers[:3].tolist() == ["0 1 2 0", "1 2 0", "1 0"]
+    assert judged(built, ["0 1 2 0", "1 2 0", "1 0"]) == ("entity F1", 1.0)
+    # tp 1 (second), fp 1 and fn 1 (first: shorter), fn 1 (third: cut off): F1 = 2 / (2 + 1 + 2).
+    assert judged(built, ["0 1 0 0", "1 2 0", "-1 -1"]) == ("entity F1", pytest.approx(0.4))
+    plain = judged(built, ["0 1 0 0", "1 2 0", "-1 -1"], labels=["a", "b", "c"])
+    assert plain == ("token accuracy", pytest.approx(6 / 9))
+    assert np.isnan(F1.value(np.zeros((2, 3), dtype=int))), "nothing to find and nothing found"
+
+
+def test_token_labels_are_those_at_first_tokens(tmp_path: Path) -> None:
+    _, _, score = scored(built := EXAMPLES["token_classification"](tmp_path))
+    rows = load_task(built.task).rows
+    for i in (0, 1, 2):
+        logits = forward(built.model, "AutoModelForTokenClassification", [" ".join(rows[i]["tokens"])]).logits[0]
+        expected = logits[1:-1].argmax(1).tolist()  # one token per word, between [CLS] and [SEP]
+        assert score.predictions[i] == " ".join(map(str, expected))
+    _, _, cut = scored(built, max_length=4)  # two words beside [CLS] and [SEP]
+    assert cut.predictions[0].split()[2:] == ["-1", "-1"]
+    wrong = {"tokens": ["a", "b"], "labels": [0]}
+    assert "labels must hold one label per word, 2; got 1 labels" in refused(built, wrong)
+    assert "label must be from 0 to 2; got 3" in refused(built, {**wrong, "labels": [0, 3]})
+
+
+def test_words_of_several_tokens_take_the_first(tmp_path: Path) -> None:
+    from explorer.evaluation import KINDS
+
+    class Pieces:
+        """Two tokens per word, nothing around them."""
+
+        def __call__(self, words: list[list[str]], **_: Any) -> Any:
+            class Said(dict):  # type: ignore[type-arg]
+                def word_ids(self, i: int) -> list[int]:
+                    return [w for w in range(len(words[i])) for _ in range(2)]
+
+            return Said(input_ids=[[5] * 2 * len(w) for w in words])
+
+    (example,) = KINDS.get("token_classification").examples([{"tokens": ["a", "b", "c"]}], Pieces(), {"max_length": 9})
+    assert example.values[2] == (0, 2, 4)
+
+
+def test_ndcg_is_scikit_learns() -> None:
+    from sklearn.metrics import ndcg_score
+
+    generator = np.random.default_rng(5)
+    for n in (2, 5, 10, 11, 40):
+        relevance = generator.integers(0, 2, size=n).astype(float)
+        relevance[0] = 1
+        for scores in (generator.normal(size=n), generator.integers(0, 3, size=n).astype(float), np.zeros(n)):
+            assert ndcg(scores, relevance, 10) == pytest.approx(ndcg_score([relevance], [scores], k=10))
+    assert ndcg(np.array([np.nan, 0.1]), np.array([1.0, 0.0]), 10) == pytest.approx(1 / np.log2(3))
+    assert np.isnan(ndcg(np.array([1.0]), np.array([0.0]), 10))
+
+
+def test_retrieval_ranks_by_cosine(tmp_path: Path) -> None:
+    _, _, score = scored(built := EXAMPLES["retrieval"](tmp_path))
+    task = load_task(built.task)
+    assert score.score == 1.0 and score.metric.name == "nDCG@10"
+    for i in (0, 1, 2):
+        row = task.rows[i]
+        texts = [row["query"], *row["positive"], *row["negative"]]
+        vectors = [forward(built.model, "AutoModel", [t]).last_hidden_state[0].mean(0) for t in texts]
+        expected = [float(torch.cosine_similarity(vectors[0], v, dim=0)) for v in vectors[1:]]
+        found = [float(x) for x in score.predictions[i].split()][: len(expected)]
+        assert found == pytest.approx(expected, abs=1e-5)
+    assert task.in_words(score.predictions[0]).startswith("documents 1")
+    turned = task.outcomes(np.array(["0.1 0.9", "0.5 0.5 0.5"]), np.array([0, 1]))
+    assert turned.tolist() == pytest.approx([1 / np.log2(3), (1 + 1 / np.log2(3) + 0.5) / 3])
+    assert "negative must be a list of at least one text; got []" in refused(
+        built, {"query": "a", "positive": ["b"], "negative": []}
+    )
+
+
+def test_clusters_are_scored_as_scikit_learn_does(tmp_path: Path) -> None:
+    from sklearn.metrics import v_measure_score
+
+    _, _, score = scored(built := EXAMPLES["clustering"](tmp_path))
+    assert score.score == pytest.approx(1.0) and score.metric.name == "V-measure"
+    task = load_task(built.task)
+    assert score.predictions.shape == (24, 16)
+    np.testing.assert_allclose(np.linalg.norm(score.predictions, axis=1), 1, atol=1e-5)
+    generator = np.random.default_rng(0)
+    noise = task.outcomes(generator.normal(size=(24, 16)), np.arange(24))
+    assert task.metric.value(noise) == pytest.approx(v_measure_score(task.answers, noise[:, 0]))
+    assert task.metric.value(noise) < 0.6
+    flat = task.outcomes(np.full((24, 16), np.nan), np.arange(24))
+    assert task.metric.value(flat) == 0.0, "embeddings that say nothing are one cluster"

@@ -12,6 +12,7 @@ from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
 from explorer.evaluation.heads import head_labels, own_head, with_head_of, write_head
 from explorer.evaluation.loading import Loaded, load_module, module_key, module_of
 from explorer.evaluation.models import bind, build_module
+from explorer.evaluation.probes import Probe, fit_probe, label_text_head, write_probe
 from explorer.evaluation.statistics import (
     Difference,
     Summary,
@@ -40,6 +41,7 @@ __all__ = [
     "Loaded",
     "Partial",
     "Plan",
+    "Probe",
     "Summary",
     "TaskComparison",
     "TaskKind",
@@ -51,8 +53,10 @@ __all__ = [
     "common_outcomes",
     "evaluate",
     "find_tasks",
+    "fit_probe",
     "head_labels",
     "holm",
+    "label_text_head",
     "load_module",
     "load_task",
     "load_tokenizer",
@@ -72,4 +76,5 @@ __all__ = [
     "wilson",
     "with_head_of",
     "write_head",
+    "write_probe",
 ]

@@ -37,9 +37,24 @@ def own_head(checkpoint: Checkpoint | Path | str, task: EvaluationTask) -> dict[
     return {own: whole.read(name).to(torch.float32) for own, name in found.items()}
 
 
-def with_head_of(checkpoint: Checkpoint, task: EvaluationTask) -> EvaluationTask:
-    """The task, with the fine-tune's layers on top where it needs them and has none of its own."""
-    return task.with_own_head(own_head(checkpoint, task), checkpoint.digest) if task.lacks_head else task
+def with_head_of(checkpoint: Checkpoint, task: EvaluationTask, *, base: Checkpoint | None = None) -> EvaluationTask:
+    """The task with what it lacks on top: its fine-tune's own layers, or a head that `base` makes of its label texts.
+
+    A task that has its head, or needs none, is given back as it is. Raises as `own_head`; DataError where a head must
+    be made of label texts and no base is given: another model would make another head.
+    """
+    if not task.lacks_head:
+        return task
+    if "own_head" in KINDS.get(task.kind).needs:
+        return task.with_own_head(own_head(checkpoint, task), checkpoint.digest)
+    if base is None:
+        must = "needs a head, or a recipe whose base makes one of the label texts"
+        advice = "Evaluate the recipe, or keep the head with the task (write_head)."
+        raise DataError(sentence(task.name, must, "only a model", advice))
+    from explorer.evaluation.probes import label_text_head
+
+    chosen = {k: task.parameters[k] for k in ("pooling", "max_length")}
+    return task.with_head(label_text_head(base, task.label_texts, **chosen), base.digest)
 
 
 def head_labels(checkpoint: Checkpoint | Path | str) -> tuple[str, ...] | None:

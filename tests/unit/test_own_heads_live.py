@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from workbench_zoo import make_bench, write_recipe
 
 from explorer.checkpoints import open_checkpoint
-from explorer.errors import CheckpointError, DataError
+from explorer.errors import CheckpointError, DataError, InputError
 from explorer.evaluation import head_labels, load_task, own_head, with_head_of, write_head
 from explorer.inspection import inspect_models
 from explorer.library import evaluate_model, run_recipe
@@ -97,6 +97,8 @@ def test_live_export_and_folders_give_the_same_scores(zoo: Path, tmp_path: Path,
     kept = with_heads(zoo, tmp_path / "tasks")
     export = run_recipe(recipe, tmp_path / "out")
     assert scores_of(export.path, kept) == live["merged"]
+    with pytest.raises(InputError, match=r"animals: needs its head beside the data to score a merge; got none"):
+        scores_of(export.path, zoo / "tasks")
     assert scores_of(zoo / base, kept) == live["base"]
     for name in LABELS:
         assert scores_of(zoo / name, zoo / "tasks", [name]) == {name: 1.0}

@@ -35,11 +35,23 @@ def pearson_of(outcomes: np.ndarray) -> float:
 
 
 def spearman_of(outcomes: np.ndarray) -> float:
-    """Pearson's correlation of the ranks, equal values sharing their mean rank; edges as `pearson_of`."""
-    from scipy.stats import rankdata
+    """Pearson's correlation of the ranks, equal values sharing their mean rank; edges as `pearson_of`.
 
-    ranks = rankdata(np.stack([_finite(outcomes[:, 0]), outcomes[:, 1]]), axis=1)
-    return pearson_of(ranks.T)
+    Whole numbers from 0 are taken for places in an order, which counting ranks without sorting them again.
+    """
+    places = outcomes if outcomes.dtype.kind == "i" else _places(outcomes[:, 0], outcomes[:, 1])
+    return pearson_of(np.stack([_ranks(places[:, 0]), _ranks(places[:, 1])], axis=1))
+
+
+def _places(answers: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Both in places [n, 2] of their orders, equal values in the same place."""
+    return np.stack([np.unique(x, return_inverse=True)[1] for x in (_finite(answers), right)], axis=1)
+
+
+def _ranks(places: np.ndarray) -> np.ndarray:
+    """Mean ranks [n] of places."""
+    counts = np.bincount(places)
+    return (np.cumsum(counts) - (counts - 1) / 2)[places]
 
 
 def _finite(answers: np.ndarray) -> np.ndarray:
@@ -69,8 +81,9 @@ def values_of(rows: Sequence[Row], parameters: Mapping[str, Any]) -> np.ndarray:
 
 
 def beside(answers: np.ndarray, right: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
-    """Outcomes [n, 2]: the answer and the right number."""
-    return np.stack([answers, right], axis=1)
+    """Outcomes [n, 2]: the answer and the right number, or for ranks the places of both in their order."""
+    ranked = parameters["correlation"] == "spearman"
+    return _places(answers, right) if ranked else np.stack([answers, right], axis=1)
 
 
 def in_figures(answer: Any, labels: Sequence[str]) -> str:

@@ -84,9 +84,7 @@ def test_a_probe_is_scikit_learns_and_scores_as_a_head(zoo: Path, tmp_path: Path
     write_probe(probe, folder)
     task = load_task(folder)
     assert task.head_source == probe.said and not task.lacks_head
-    result = evaluate(
-        Loaded(zoo / "animals"), [with_head_of(Loaded(zoo / "animals").checkpoint, task)], zoo / "animals"
-    )
+    result = evaluate(Loaded(zoo / "animals"), [task], zoo / "animals")
     assert result.table["score"][0] == np.mean(expected == right) > 0.9
     assert result.provenance["tasks"]["t"]["head"] == probe.said
 

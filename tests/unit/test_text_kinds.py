@@ -259,6 +259,9 @@ def test_clusters_are_scored_as_scikit_learn_does(tmp_path: Path) -> None:
     assert score.predictions.shape == (24, 16)
     np.testing.assert_allclose(np.linalg.norm(score.predictions, axis=1), 1, atol=1e-5)
     generator = np.random.default_rng(0)
+    for groups in (1, 2, 7):
+        drawn = np.stack([generator.integers(0, groups, 50), generator.integers(0, 3, 50)], axis=1)
+        assert task.metric.value(drawn) == pytest.approx(v_measure_score(drawn[:, 1], drawn[:, 0]))
     noise = task.outcomes(generator.normal(size=(24, 16)), np.arange(24))
     assert task.metric.value(noise) == pytest.approx(v_measure_score(task.answers, noise[:, 0]))
     assert task.metric.value(noise) < 0.6

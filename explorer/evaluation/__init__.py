@@ -11,8 +11,10 @@ from explorer.evaluation._run import Evaluator, evaluate
 from explorer.evaluation._scores import Partial, TaskScore
 from explorer.evaluation._task import EvaluationTask, find_tasks, load_task, task_folder
 from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
-from explorer.evaluation.loading import Loaded, load_module, module_key, module_of, own_head, with_head_of
+from explorer.evaluation.heads import head_labels, own_head, with_head_of, write_head
+from explorer.evaluation.loading import Loaded, load_module, module_key, module_of
 from explorer.evaluation.models import bind, build_module
+from explorer.evaluation.probes import Probe, fit_probe, label_text_head, write_probe
 from explorer.evaluation.statistics import (
     Difference,
     Summary,
@@ -44,6 +46,7 @@ __all__ = [
     "Partial",
     "Plan",
     "Reliability",
+    "Probe",
     "Summary",
     "TaskComparison",
     "TaskKind",
@@ -56,7 +59,10 @@ __all__ = [
     "common_outcomes",
     "evaluate",
     "find_tasks",
+    "fit_probe",
+    "head_labels",
     "holm",
+    "label_text_head",
     "load_module",
     "load_task",
     "load_tokenizer",
@@ -77,4 +83,6 @@ __all__ = [
     "task_kind",
     "wilson",
     "with_head_of",
+    "write_head",
+    "write_probe",
 ]

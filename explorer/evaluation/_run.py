@@ -192,6 +192,7 @@ class Evaluator:
                 "digest": task.digest,
                 "batches": self.plan(name).digest,
                 "parameters": dict(task.parameters),
+                **({"head": task.head_source} if task.head_source else {}),
             }
             for name, task in self.tasks.items()
         }

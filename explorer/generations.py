@@ -172,7 +172,7 @@ class _Desk:
 
     def module(self, writing: Writing) -> tuple[nn.Module, Callable[[], None]]:
         """The model's module, and a check to be made in every turn before it is run."""
-        task = _typed(self.kind, writing.task or self.recipe.task_names[0])
+        task = typed_task(self.kind, writing.task or self.recipe.task_names[0])
         if writing.role != "merged":
             checkpoint = expert_of(self.opened, writing.task) if writing.task else self.opened.base
             return Loaded(checkpoint, device=self.bench.device.torch)(task), lambda: self.token.check("prompt")
@@ -238,7 +238,7 @@ def _limit(module: nn.Module, tokens: int, wanted: int) -> tuple[int, str]:
     return (wanted, "length") if wanted <= room else (room, "room")
 
 
-def _typed(kind: str, name: str) -> EvaluationTask:
+def typed_task(kind: str, name: str) -> EvaluationTask:
     """A task without rows: it says which module is wanted."""
     return EvaluationTask(
         name=name, kind=kind, version=1, split="", labels=(), rows=(), answers=np.empty(0), head=None, parameters={},

@@ -7,12 +7,14 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from kind_examples import language as zoo
-from workbench_zoo import make_bench
+from workbench_zoo import make_bench, make_models
 
 from explorer.errors import Cancelled, InputError, ParameterError, UnknownNameError
 from explorer.generations import NO_WRITER, Writing, generations, kind_of_writer, stop_generations, writers
 from explorer.recipe import Recipe
 from explorer.workbench import Workbench
+from viz.panels.prompting import PromptPlace
+from viz.panels.prompting_words import columns
 
 CITIES, RIVERS = {"france": "paris", "paris": "is"}, {"france": "city", "japan": "tokyo", "tokyo": "of"}
 
@@ -115,4 +117,31 @@ def test_which_models_write() -> None:
     assert kind_of_writer({"model_type": "t5"}) == "seq2seq_generation"
     assert kind_of_writer({"model_type": "bert"}) is None
     assert kind_of_writer({"model_type": "vit"}) is None and NO_WRITER.endswith(".")
-    assert gr is not None
+
+
+def test_the_place_shows_what_is_written_and_what_is_wrong(bench: Workbench, folder: Path) -> None:
+    with gr.Blocks():
+        place = PromptPlace(bench)
+    slot, given = bench.slot("place"), {"max_new_tokens": 2, "temperature": 0, "seed": None, "chat": False}
+    note, _, names = place.show(slot)
+    assert note == "" and names["value"] == ["base", "expert cities", "expert rivers", "merged"]
+    *_, last = place.run(slot, "japan", ["merged", "expert rivers", "nobody"], given)
+    assert last[1].count("<section") == 2 and last[1].count("tokyo of") == 2 and "aria-busy=&quot;" not in last[1]
+    for prompt, values, words in (("", given, "must hold some text"), ("a", {**given, "chat": "x"}, "true or false")):
+        *_, said = place.run(slot, prompt, None, values)
+        assert words in said[0] and 'role="alert"' in said[0]
+    going = place.run(slot, "japan", ["merged"], {**given, "max_new_tokens": 1000})
+    next(going)
+    place.waiting()
+    place.leave(slot)
+    assert "<script>" not in columns([Writing("expert", "<script>", "<b>hi</b>", 3)], stopped=True)
+
+
+def test_models_that_write_nothing_say_so(tmp_path: Path) -> None:
+    zoo_folder = make_models(tmp_path / "encoders")
+    bench = make_bench(zoo_folder, tmp_path / "exports")
+    with gr.Blocks():
+        place = PromptPlace(bench)
+    assert "write no text" in place.show(bench.slot("a"))[0]
+    *_, said = place.run(bench.slot("a"), "hello", None, {})
+    assert "write no text" in said[0]

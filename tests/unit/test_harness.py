@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from kind_examples import language as zoo
 from test_language_kinds import random_gpt2, scored
 
+from explorer.cli import main
 from explorer.errors import InputError, UnknownNameError
 from explorer.evaluation import load_tokenizer
 from explorer.harness import Harness, require_installed
+from explorer.harness_command import language_model
+from explorer.recipe import Recipe
 
 installed = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
 YAML = """
@@ -31,8 +35,16 @@ metadata: {{version: 3.0}}
 
 def test_without_the_harness_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(InputError, match="optional install; got none. Run: pip install"):
+    with pytest.raises(InputError, match=r"optional install; got none. Run: pip install"):
         require_installed()
+
+
+def test_the_command_says_it_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["evaluate", "nowhere", "--harness", "arc_easy"]) == 2
+    assert "optional install" in capsys.readouterr().err
+    assert main(["evaluate", "nowhere", "--limit", "3"]) == 2
+    assert "--limit goes with --harness" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -58,3 +70,16 @@ def test_the_harness_gives_what_our_kind_gives(tmp_path: Path, monkeypatch: pyte
         json.dumps(found.to_json())
         with pytest.raises(UnknownNameError, match="Did you mean 'cities'"):
             harness.run(["citys"])
+
+
+def test_a_recipe_is_merged_in_memory(tmp_path: Path) -> None:
+    for name, follows in (("base", {}), ("cities", zoo.FOLLOWS)):
+        zoo.write_model(tmp_path / name, zoo.llama(follows), bos=True)
+    plain = {"base": str(tmp_path / "base"), "tasks": {"cities": {"checkpoint": str(tmp_path / "cities")}}}
+    recipe = Recipe.from_dict({**plain, "method": "task_arithmetic", "parameters": {"scale": 1.0}})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    for model, sure in ((tmp_path / "recipe.yaml", True), (tmp_path / "base", False)):
+        module, call = language_model(model, torch.device("cpu"))
+        with torch.inference_mode():
+            found = module(torch.tensor([call("italy")["input_ids"]])).logits[0, -1].softmax(-1)[zoo.PLACE["rome"]]
+        assert bool(found > 0.5) is sure

@@ -5,8 +5,10 @@ An adapter: the tasks, their prompts and their measures are the harness's own. I
 
 from __future__ import annotations
 
+import copy
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ class Harness:
 
         both = bool(getattr(module.config, "is_encoder_decoder", False))
         backend = "seq2seq" if both else "causal"
-        self._model = HFLM(pretrained=module, tokenizer=call, backend=backend, batch_size=batch_size)
+        given = copy.deepcopy(call)  # the harness gives it a token for padding
+        with _left_as_it_is(module):
+            self._model = HFLM(pretrained=module, tokenizer=given, backend=backend, batch_size=batch_size)
         self._known = TaskManager(include_path=None if folder is None else str(folder))
 
     def run(self, tasks: Sequence[str], *, limit: int | None = None, seed: int = 0) -> Result:
@@ -71,6 +75,16 @@ class Harness:
             must = f"must be able to run {', '.join(tasks)}"
             raise DataError(sentence("harness", must, got, "Check the task with `lm-eval` itself.")) from error
         return _result(found, tasks, limit)
+
+
+@contextmanager
+def _left_as_it_is(module: nn.Module) -> Iterator[None]:
+    """The harness ties weights anew, which would put the embeddings in the place of a last layer of its own."""
+    module.tie_weights = lambda *_, **__: None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del module.tie_weights
 
 
 def require_installed() -> None:

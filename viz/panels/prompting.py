@@ -18,10 +18,11 @@ from viz.panels.prompting_words import columns
 CSS = Path(__file__).with_name("prompting.css")
 SlotOf = Callable[[gr.Request], Slot]
 INTRO = (
-    "### Ask the models\nType a text: base, fine-tunes and the merge continue it side by side. One text shows what kind "
-    "of thing a model says, not how good it is: the scores say that."
+    "### Ask the models\nType a text: base, experts and the merge continue it side by side. One text shows what kind of "
+    "thing a model says, not how good it is: the scores say that."
 )
 STOPPED = "Stopped. What is shown was written until then."
+BEFORE = "These texts are of the setting before. Write again for the one shown now."
 LONGEST = 20_000
 
 
@@ -42,8 +43,8 @@ class PromptPlace:
                 spec["seed"].default, label="Seed", info=spec["seed"].help, precision=0, minimum=0, min_width=140
             )
         with gr.Row(elem_id="prompt-buttons"):
-            self.write = gr.Button("Write", variant="primary", elem_id="prompt-write")
-            self.stop = gr.Button("Stop", elem_id="prompt-stop")
+            self.write = gr.Button("Write", variant="primary", min_width=110, elem_id="prompt-write")
+            self.stop = gr.Button("Stop", min_width=110, elem_id="prompt-stop")
             self.chat = gr.Checkbox(False, label="As a chat", info=spec["chat"].help, min_width=260)
         self.note = gr.HTML(padding=False, elem_id="prompt-note")
         self.texts = gr.HTML(padding=False, elem_id="prompt-texts")

@@ -8,7 +8,7 @@ from html import escape
 from explorer.generations import Writing
 from viz.style import count, seconds_text
 
-TITLES = {"base": "base", "expert": "fine-tune", "merged": "merged"}
+TITLES = {"base": "base", "expert": "expert", "merged": "merged"}
 ENDS = {
     "end": "the model ended here",
     "length": "cut at the most tokens",
@@ -37,8 +37,9 @@ def _state(writing: Writing, stopped: bool) -> str:
     """How far it is, in words."""
     written = f"{count(writing.tokens)} {'token' if writing.tokens == 1 else 'tokens'}"
     if writing.ended:
-        how = ENDS[writing.ended] if writing.text or writing.ended != "end" else "the model ended at once"
-        return f"{written} in {seconds_text(writing.seconds)}; {how}"
+        bare = "" if writing.text.strip() or not writing.tokens else ", none of them a word"
+        how = ENDS[writing.ended] if writing.tokens or writing.ended != "end" else "the model ended at once"
+        return f"{written}{bare} in {seconds_text(writing.seconds)}; {how}"
     if stopped:
         return f"{written}, stopped" if writing.tokens else "stopped before its turn"
     return f"{written}, writing …" if writing.tokens else "waits for its turn"

@@ -18,8 +18,8 @@ from viz.panels.prompting_words import columns
 CSS = Path(__file__).with_name("prompting.css")
 SlotOf = Callable[[gr.Request], Slot]
 INTRO = (
-    "### Ask the models\nType a text: base, experts and the merge continue it side by side. One text shows what kind of "
-    "thing a model says, not how good it is: the scores say that."
+    "### Ask the models\nType a text: base, experts and the merge continue it side by side. One text shows what kind "
+    "of thing a model says, not how good it is: the scores say that."
 )
 STOPPED = "Stopped. What is shown was written until then."
 BEFORE = "These texts are of the setting before. Write again for the one shown now."

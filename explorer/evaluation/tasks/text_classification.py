@@ -9,11 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from explorer.errors import CheckpointError, DataError, sentence
-from explorer.evaluation._api import Example, Row, task_kind
+from explorer.evaluation._api import LABEL, Example, Field, Row, task_kind
 from explorer.params import Choice, Range
 
 
-@task_kind(title="Text classification", needs=("tokenizer", "head"))
+@task_kind(
+    title="Text classification",
+    needs=("tokenizer", "head"),
+    fields=(Field("text", "text", "the text to classify", ("text", "sentence", "content", "review", "message")), LABEL),
+)
 def text_classification(
     module: nn.Module,
     batch: Mapping[str, Tensor],

@@ -90,8 +90,8 @@ def _guesses(data: DataFile, arguments: argparse.Namespace, model: Checkpoint | 
 
 
 def _plan(arguments: argparse.Namespace, guess: Guess, model: Checkpoint | None) -> Plan:
-    from explorer.data import EXAMPLES, Plan, head_labels_of, like_task
-    from explorer.evaluation import KINDS
+    from explorer.data import EXAMPLES, Plan, like_task
+    from explorer.evaluation import KINDS, head_labels
 
     kind = KINDS.get(guess.kind)
     plan = Plan(
@@ -105,7 +105,7 @@ def _plan(arguments: argparse.Namespace, guess: Guess, model: Checkpoint | None)
         parameters=_parameters(arguments.set, kind),
     )
     if model is not None and "own_head" in kind.needs:
-        plan = replace(plan, head_labels=head_labels_of(model.config), fine_tune=model)
+        plan = replace(plan, head_labels=head_labels(model) or (), fine_tune=model)
     return like_task(plan, arguments.like) if arguments.like else plan
 
 

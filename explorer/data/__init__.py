@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from explorer.data.earlier import head_of_task, like_task
 from explorer.data.guessing import Guess, guess_kinds, guess_mapping
-from explorer.data.labels import LabelMatch, head_labels_of, match_labels
+from explorer.data.labels import LabelMatch, match_labels
 from explorer.data.making import MADE, Made, Plan, check_plan, label_field, labels_of, make_task
 from explorer.data.reading import BadRow, DataFile, Raw, open_data
 from explorer.data.sampling import EXAMPLES
@@ -22,7 +22,6 @@ __all__ = [
     "check_plan",
     "guess_kinds",
     "guess_mapping",
-    "head_labels_of",
     "head_of_task",
     "label_field",
     "labels_of",

@@ -47,6 +47,11 @@ def value_of(
     return cell if isinstance(cell, str) else label_text(cell)
 
 
+def is_given(columns: Sequence[str], row: Mapping[str, Any]) -> bool:
+    """Whether a row holds anything in these columns: what is optional may be left out."""
+    return any(row.get(c) not in (None, "") for c in columns)
+
+
 def number_of(cell: Any, column: str) -> int | float:
     """A finite number, whole where it is one. Raises CellError."""
     try:

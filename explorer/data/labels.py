@@ -131,19 +131,6 @@ def _nothing_fits(counts: Mapping[str, int], own: Mapping[str, str], head: Seque
     return sentence("labels", must, listed([own[v] for v in counts]), advice)
 
 
-def head_labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a checkpoint's head, from the `id2label` of its config.json; empty where it names none."""
-    named = config.get("id2label")
-    if not isinstance(named, Mapping):
-        return ()
-    try:
-        by_place = {int(k): str(v) for k, v in named.items()}
-    except (TypeError, ValueError):
-        return ()
-    whole = by_place and sorted(by_place) == list(range(len(by_place))) and len(set(by_place.values())) == len(by_place)
-    return tuple(by_place[i] for i in range(len(by_place))) if whole else ()
-
-
 def count_labels(values: Iterable[Any]) -> dict[str, int]:
     """Rows per label. Raises DataError beyond MAX_LABELS different ones."""
     counts: dict[str, int] = {}

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explorer.checkpoints.staging import Staging
-from explorer.data.fields import CellError, Mapped, list_of, value_of
+from explorer.data.fields import CellError, Mapped, is_given, list_of, value_of
 from explorer.data.labels import LabelMatch, count_labels, match_labels
 from explorer.data.reading import DataFile, Raw
 from explorer.data.sampling import EXAMPLES, Sample, sample_rows
 from explorer.errors import DataError, ParameterError, all_problems, near, sentence
-from explorer.evaluation import KINDS, EvaluationTask, Field, TaskKind, load_task, own_head
+from explorer.evaluation import KINDS, EvaluationTask, Field, TaskKind, load_task, with_head_of, write_head
 from explorer.params import check_values
 
 if TYPE_CHECKING:
@@ -139,8 +139,9 @@ def draw_sample(data: DataFile, plan: Plan, kind: TaskKind, labels: LabelMatch |
     single = labels is not None and held is not None and held.type == "label"
 
     def usable(row: Raw) -> tuple[str, Any] | str:
+        present = [f for f in fields if not f.optional or is_given(plan.mapping[f.name], row.values)]
         try:
-            value = {f.name: value_of(f, plan.mapping[f.name], row.values, labels, letters=letters) for f in fields}
+            value = {f.name: value_of(f, plan.mapping[f.name], row.values, labels, letters=letters) for f in present}
         except CellError as error:
             return str(error)
         if wrong := kind.row_problem(value):
@@ -174,10 +175,10 @@ def make_task(data: DataFile, out: Path, plan: Plan) -> Made:
     staging.begin()
     try:
         with staging.guard("the task"):
-            declared = _write(staging.folder, data, plan, kind, labels, sample)
+            _write(staging.folder, data, plan, kind, labels, sample)
             task = load_task(staging.folder, split=plan.split)
             if task.lacks_head and plan.fine_tune is not None:
-                _save_head(staging.folder, own_head(plan.fine_tune, task), declared)
+                write_head(with_head_of(plan.fine_tune, task), staging.folder)
         load_task(staging.folder, split=plan.split)
         staging.publish()
     finally:
@@ -185,9 +186,7 @@ def make_task(data: DataFile, out: Path, plan: Plan) -> Made:
     return Made(out, load_task(out, split=plan.split), sample, labels, data.unit)
 
 
-def _write(
-    folder: Path, data: DataFile, plan: Plan, kind: TaskKind, labels: LabelMatch | None, sample: Sample
-) -> dict[str, Any]:
+def _write(folder: Path, data: DataFile, plan: Plan, kind: TaskKind, labels: LabelMatch | None, sample: Sample) -> None:
     file = f"{plan.split}.jsonl"
     declared: dict[str, Any] = {"schema": 1, "name": plan.name, "kind": kind.name, "version": 1}
     if labels is not None:
@@ -208,7 +207,6 @@ def _write(
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     _write_json(folder / MADE, _how(data, plan, sample))
     _write_json(folder / "task.json", declared)
-    return declared
 
 
 def _with_images(folder: Path, number: int, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -216,13 +214,6 @@ def _with_images(folder: Path, number: int, row: Mapping[str, Any], names: Seque
     from explorer.data.pictures import write_picture
 
     return {**row, **{n: write_picture(row[n], folder, f"{n}-{number}") for n in names}}
-
-
-def _save_head(folder: Path, tensors: Mapping[str, Any], declared: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
-
-    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / HEAD)
-    _write_json(folder / "task.json", {**declared, "head": HEAD})
 
 
 def _how(data: DataFile, plan: Plan, sample: Sample) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from explorer.evaluation._run import Evaluator, evaluate
 from explorer.evaluation._scores import Partial, TaskScore
 from explorer.evaluation._task import EvaluationTask, find_tasks, load_task, task_folder
 from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
-from explorer.evaluation.loading import Loaded, load_module, module_key, module_of, own_head, with_head_of
+from explorer.evaluation.heads import head_labels, own_head, with_head_of, write_head
+from explorer.evaluation.loading import Loaded, load_module, module_key, module_of
 from explorer.evaluation.models import bind, build_module
 from explorer.evaluation.statistics import (
     Difference,
@@ -50,6 +51,7 @@ __all__ = [
     "common_outcomes",
     "evaluate",
     "find_tasks",
+    "head_labels",
     "holm",
     "load_module",
     "load_task",
@@ -69,4 +71,5 @@ __all__ = [
     "task_kind",
     "wilson",
     "with_head_of",
+    "write_head",
 ]

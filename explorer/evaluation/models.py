@@ -183,13 +183,16 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def resolve(module: nn.Module, state: Mapping[str, Any], views: Mapping[str, Any]) -> dict[str, str]:
-    """Module name -> given name, under the one prefix (added or taken away) that finds the most."""
+    """Module name -> given name, under the one prefix (added or taken away) that finds the most.
+
+    What it does not find goes by its own name: a head has no prefix beside a backbone that lacks it.
+    """
     prefix = f"{getattr(module, 'base_model_prefix', '') or 'model'}."
     first = next(iter(state), "")
     prefixes = ["", prefix, *sorted({v[: -len(first)] for v in views if v.endswith("." + first)}, key=len)]
     candidates = [{n: p + n for n in state if p + n in views} for p in prefixes]
     candidates.append({n: n[len(prefix) :] for n in state if n.startswith(prefix) and n[len(prefix) :] in views})
-    return max(candidates, key=len)
+    return {**candidates[0], **max(candidates, key=len)}
 
 
 def _mismatch(name: str, wanted: Tensor, given: list[Tensor]) -> list[str]:

@@ -11,7 +11,7 @@ from evaluation_zoo import CLASSES, write_checkpoint, write_task
 from evaluation_zoo import weights as zoo_weights
 
 from explorer.cli import main
-from explorer.data import MADE, DataFile, Plan, guess_kinds, head_labels_of, make_task, match_labels, open_data
+from explorer.data import MADE, DataFile, Plan, guess_kinds, make_task, match_labels, open_data
 from explorer.data.guessing import architecture_fit
 from explorer.errors import DataError, OutputError
 from explorer.evaluation import KINDS, Field, TaskKind, load_task, task_kind
@@ -75,11 +75,6 @@ def test_without_a_head_the_file_says_the_labels_and_one_alone_is_none() -> None
     with pytest.raises(DataError, match="at least two labels; got only 'a'"):
         match_labels({"a": 9})
     assert any("always says so" in s for s in match_labels({"red": 9}, ("red", "blue")).sentences)
-
-
-def test_a_heads_labels_come_from_its_config() -> None:
-    assert head_labels_of({"id2label": {"1": "b", "0": "a"}}) == ("a", "b")
-    assert head_labels_of({"id2label": {"1": "b"}}) == head_labels_of({}) == head_labels_of({"id2label": [1]}) == ()
 
 
 # ---------------------------------------------------------------- guesses

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +117,8 @@ def label_field(kind: TaskKind) -> Field | None:
     return next((f for f in kind.fields if f.type in ("label", "labels")), None)
 
 
-def labels_of(data: DataFile, plan: Plan) -> LabelMatch | None:
-    """The labels of the whole file beside those of the head: one pass over it. None for kinds without labels.
+def labels_of(data: DataFile, plan: Plan, *, rows: int | None = None) -> LabelMatch | None:
+    """The labels of the file, or of its first `rows`, beside those of the head. None for kinds without labels.
 
     Raises DataError as `match_labels`.
     """
@@ -125,7 +126,7 @@ def labels_of(data: DataFile, plan: Plan) -> LabelMatch | None:
     if held is None or not plan.mapping.get(held.name):
         return None
     column = plan.mapping[held.name][0]
-    cells = (r.values.get(column) for r in data.rows() if isinstance(r, Raw))
+    cells = (r.values.get(column) for r in islice(data.rows(), rows) if isinstance(r, Raw))
     given = (c for c in cells if c is not None and c != "")
     counts = count_labels(given if held.type == "label" else (v for c in given for v in list_of(c, "labels")))
     return match_labels(counts, plan.head_labels, names=data.names.get(column, ()), how=plan.match_by)

@@ -91,7 +91,7 @@ def every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     label = Field("label", "label", "the label", ("label", "class"))
     declared = {
         "own_heads": ("AutoModelForSequenceClassification", [Field("text", "text", "t", ("text",)), label]),
-        "pairs": ("AutoModel", [Field("a", "text", "t", ("text1", "sentence1")), Field("b", "text", "t", ("sentence2",)),
+        "pairs": ("AutoModel", [Field("a", "text", "t", ("sentence1",)), Field("b", "text", "t", ("sentence2",)),
                                 Field("score", "number", "s", ("score", "similarity"))]),
         "choices": ("AutoModelForCausalLM", [Field("question", "text", "q", ("question",)),
                                              Field("options", "texts", "o", ("choices",)),
@@ -240,4 +240,5 @@ def test_the_command_shows_makes_and_is_scored(
     assert "line 4: text must not be empty" in said and "4 rows read, 1 bad" in said
     model = write_checkpoint(tmp_path / "model", zoo_weights(1))
     assert main(["evaluate", str(model), "--tasks-folder", str(tmp_path / "tasks"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["table"][0]["n"] == 3
+    table = json.loads(capsys.readouterr().out)["table"]
+    assert dict(zip(table["columns"], table["data"][0], strict=True))["n"] == 3

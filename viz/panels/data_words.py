@@ -12,7 +12,7 @@ from explorer.data.bringing import how_made
 from viz.panels import words
 
 INTRO = (
-    "Score any of these fine-tunes on examples of your own: a table (CSV, TSV, JSON lines, a JSON list, Parquet), a zip "
+    "Score any of these fine-tunes on examples of your own: a table (CSV, TSV, JSON lines or list, Parquet), a zip "
     "of images, or a local folder of `datasets`. Choose the task, bring the file, confirm which column is what. The "
     "data stay on this machine, no other session sees them, and they go with this session."
 )

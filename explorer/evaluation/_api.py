@@ -124,7 +124,10 @@ class TaskKind:
         return self._hook("gold", hook)
 
     def outcomes(self, hook: Outcomes) -> Outcomes:
-        """Decorator: `(predictions, right answers, parameters) -> outcomes [n] or [n, k]` that the metric takes."""
+        """Decorator: `(predictions, right answers, parameters) -> outcomes [n] or [n, k]` that the metric takes.
+
+        The task's labels are among the parameters, as "labels".
+        """
         return self._hook("outcomes", hook)
 
     def words(self, hook: Words) -> Words:
@@ -141,7 +144,7 @@ class TaskKind:
         return any(f.type in ("label", "labels") for f in self.fields)
 
     def metric_of(self, parameters: Parameters) -> TaskMetric:
-        """The metric under these parameters."""
+        """The metric under these parameters; a task hands its own over with its labels among them, as "labels"."""
         return self.metric if isinstance(self.metric, TaskMetric) else self.metric(parameters)
 
     def predictions(self, outputs: Tensor, tokenizer: Any, parameters: Parameters) -> np.ndarray:

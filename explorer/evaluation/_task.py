@@ -58,7 +58,7 @@ class EvaluationTask:
     @property
     def metric(self) -> TaskMetric:
         """What this task's score is."""
-        return KINDS.get(self.kind).metric_of(self.parameters)
+        return KINDS.get(self.kind).metric_of({**self.parameters, "labels": self.labels})
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -80,7 +80,8 @@ class EvaluationTask:
 
     def outcomes(self, predictions: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """What the metric is made of, for answers to the examples at these positions."""
-        return KINDS.get(self.kind).judged(predictions, self.answers[indices], self.parameters)
+        known = {**self.parameters, "labels": self.labels}
+        return KINDS.get(self.kind).judged(predictions, self.answers[indices], known)
 
     def in_words(self, answer: Any) -> str:
         """A prediction or a right answer as text."""

@@ -78,6 +78,9 @@ def _checked(row: Any, kind: TaskKind | None, classes: int, folder: Path, hashed
             return row, wrong
     if kind and (wrong := kind.row_problem(row)):
         return row, wrong
+    for label in (x for name, kind_of in types.items() if kind_of == "labels" for x in row[name]):
+        if wrong := _label_problem(label, classes):
+            return row, wrong
     for name in (n for n, kind_of in types.items() if kind_of == "image"):
         found: list[str] = []
         image = inside(folder, row.get(name), name, "row", found)

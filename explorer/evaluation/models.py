@@ -192,7 +192,8 @@ def resolve(module: nn.Module, state: Mapping[str, Any], views: Mapping[str, Any
     prefixes = ["", prefix, *sorted({v[: -len(first)] for v in views if v.endswith("." + first)}, key=len)]
     candidates = [{n: p + n for n in state if p + n in views} for p in prefixes]
     candidates.append({n: n[len(prefix) :] for n in state if n.startswith(prefix) and n[len(prefix) :] in views})
-    return {**candidates[0], **max(candidates, key=len)}
+    best = max(candidates, key=len)
+    return {**candidates[0], **best}
 
 
 def _mismatch(name: str, wanted: Tensor, given: list[Tensor]) -> list[str]:

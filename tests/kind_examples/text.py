@@ -90,4 +90,55 @@ def sequence_classification(folder: Path) -> Built:
     return Built(task, model)
 
 
-EXAMPLES: dict[str, Callable[[Path], Built]] = {"sequence_classification": sequence_classification}
+def regression(folder: Path) -> Built:
+    """How many of a text's words are colours; the head is untrained."""
+    rows = [{**r, "value": r["text"].count("e") / 2} for r in word_rows(COLOURS, 30)]
+    model = write_model(folder / "model", "BertForSequenceClassification", num_labels=1)
+    return Built(write_rows(folder / "letters", rows, kind="regression", max_length=16), model)
+
+
+def similarity(folder: Path) -> Built:
+    """Texts that are equal, share half of their words, or none."""
+    rows = []
+    for i in range(30):
+        text, other = f"{COLOURS[i % 3]} {ANIMALS[i % 4]}", f"{FILLERS[i % 8]} {FILLERS[(i + 3) % 8]}"
+        pair, value = ((text, 1.0), (f"{COLOURS[i % 3]} {other}", 0.5), (other, 0.0))[i % 3]
+        rows.append({"text": text, "text_pair": pair, "value": value})
+    return Built(write_rows(folder / "alike", rows, kind="similarity", max_length=16), write_model(folder / "model"))
+
+
+def token_classification(folder: Path) -> Built:
+    """Animals in sentences, with their colour before them where they have one; the head is untrained."""
+    labels, rows = ["O", "B-ANIMAL", "I-ANIMAL"], []
+    for i in range(24):
+        tokens, marked = [FILLERS[i % 8], COLOURS[i % 3], ANIMALS[i % 4]], [0, 1, 2]
+        rows.append({"tokens": [*tokens[i % 3 :], "is"], "labels": [*(marked[i % 3 :] if i % 3 < 2 else [1]), 0]})
+    model = write_model(folder / "model", "BertForTokenClassification", num_labels=3)
+    task = write_rows(folder / "animals", rows, kind="token_classification", labels=labels, max_length=16)
+    return Built(task, model)
+
+
+def retrieval(folder: Path) -> Built:
+    """Queries whose answer has all of their words; the other documents have none."""
+    rows = []
+    for i in range(24):
+        query, others = f"{COLOURS[i % 3]} {ANIMALS[i % 4]}", [f"{FILLERS[(i + k) % 8]} is" for k in range(1 + i % 3)]
+        rows.append({"query": query, "positive": [query], "negative": others})
+    return Built(write_rows(folder / "found", rows, kind="retrieval", max_length=16), write_model(folder / "model"))
+
+
+def clustering(folder: Path) -> Built:
+    """Texts of one word many times over, which no two labels share."""
+    rows = [{"text": " ".join([ANIMALS[i % 4]] * (1 + i % 2)), "label": i % 4} for i in range(24)]
+    task = write_rows(folder / "kinds", rows, kind="clustering", labels=list(ANIMALS), max_length=16)
+    return Built(task, write_model(folder / "model"))
+
+
+EXAMPLES: dict[str, Callable[[Path], Built]] = {
+    "sequence_classification": sequence_classification,
+    "regression": regression,
+    "similarity": similarity,
+    "token_classification": token_classification,
+    "retrieval": retrieval,
+    "clustering": clustering,
+}

@@ -76,6 +76,7 @@ Gold = Callable[[Sequence[Row], Parameters], np.ndarray]
 Outcomes = Callable[[np.ndarray, np.ndarray, Parameters], np.ndarray]
 Words = Callable[[Any, Sequence[str]], str]
 Config = Callable[[Sequence[str], Parameters], Mapping[str, Any]]
+Guess = Callable[[Sequence[Row], Parameters], float]
 
 
 def uniform_chance(labels: Sequence[str]) -> float:
@@ -138,6 +139,10 @@ class TaskKind:
         """Decorator: `(labels, parameters) -> entries of config.json` that the task's own head needs."""
         return self._hook("config", hook)
 
+    def guess(self, hook: Guess) -> Guess:
+        """Decorator: `(rows, parameters) -> score of guessing`, where that depends on the rows."""
+        return self._hook("guess", hook)
+
     @property
     def labelled(self) -> bool:
         """Whether rows carry labels, which task.json names."""
@@ -173,6 +178,11 @@ class TaskKind:
         """Entries of config.json that the task's own head needs."""
         hook = self._hooks.get("config")
         return hook(labels, parameters) if hook else {}
+
+    def chance_of(self, labels: Sequence[str], rows: Sequence[Row], parameters: Parameters) -> float:
+        """The score of guessing on these rows."""
+        hook = self._hooks.get("guess")
+        return float(hook(rows, parameters)) if hook else self.chance(labels)
 
     def _hook(self, name: str, hook: Any) -> Any:
         if name in self._hooks:

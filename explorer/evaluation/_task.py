@@ -110,7 +110,7 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
         raise DataError(all_problems(who, shown))
     assert kind is not None
     answers = kind.right_answers(rows, parameters)
-    chance = kind.chance(labels)
+    chance = kind.chance_of(labels, rows, parameters)
     plain = kind.labelled and answers.ndim == 1 and answers.dtype.kind == "i"
     return EvaluationTask(
         name=who,

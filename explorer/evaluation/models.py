@@ -68,11 +68,12 @@ def build_module(
     config = {**_read_config(checkpoint_config), **(overrides or {})}
     with TRANSFORMERS, _quiet():
         module = _construct({k: v for k, v in config.items() if k not in _LEFT_OUT}, dtype, auto)
-    empty: dict[int, nn.Parameter] = {}
+    empty: dict[tuple[int, str], nn.Parameter] = {}
+    apart = _last_layer(module) if config.get("tie_word_embeddings") is False else ""
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, nn.Parameter):
             fresh = nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
-            _assign(module, name, empty.setdefault(id(tensor), fresh))
+            _assign(module, name, empty.setdefault((id(tensor), name if name == apart else ""), fresh))
     for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         _assign(module, name, buffer.to(device))
     return module.eval()
@@ -161,6 +162,12 @@ def _construct(config: dict[str, Any], dtype: torch.dtype, auto: str) -> nn.Modu
         got = " ".join(str(error).split())[:300] or type(error).__name__
         must = f"config.json must describe a {kind} model that transformers can make"
         raise CheckpointError(sentence("build_module", must, got, "Take the config.json of the base.")) from error
+
+
+def _last_layer(module: nn.Module) -> str:
+    """Name of the weight that makes scores of words; transformers ties T5's even where config.json says otherwise."""
+    last = getattr(module, "get_output_embeddings", lambda: None)()
+    return next((f"{name}.weight" for name, part in module.named_modules() if part is last), "") if last else ""
 
 
 @contextmanager

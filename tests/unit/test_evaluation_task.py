@@ -53,7 +53,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert "4 problems" not in message and "3 problems" in message  # without a kind its parameters are not judged
     assert "t: schema must be 1; got 2. Write schema 1." in message
     assert "licence must be text; got 3" in message
-    assert "t: kind must be a known task kind; got 'text_clasification'. Did you mean 'text_classification'?" in message
+    assert "t: kind must be a known task kind; got 'text_clasification'. Did you mean 'text_classification'" in message
 
 
 @pytest.mark.parametrize(

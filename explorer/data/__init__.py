@@ -1,0 +1,1 @@
+"""Data that people bring, made into evaluation tasks."""

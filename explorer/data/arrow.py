@@ -10,6 +10,7 @@ from typing import Any
 
 from explorer.data.reading import BadRow, DataFile, Raw
 from explorer.errors import DataError, sentence
+from explorer.evaluation import LABEL
 
 _BATCH_ROWS = 512
 
@@ -19,6 +20,10 @@ def open_parquet(*paths: Path) -> DataFile:
     parquet = _pyarrow(paths[0], "parquet")
     with _readable(paths[0]):
         schema = parquet.ParquetFile(paths[0]).schema_arrow
+    if image := _image_column(schema):
+        from explorer.data.pictures import open_pictures
+
+        return open_pictures(paths[0], image=image, label=_label_column(schema, image))
     rows = partial(_numbered, partial(_parquet_batches, paths))
     return DataFile(paths[0], "parquet", tuple(schema.names), rows, unit="row", names=_names(schema.metadata))
 
@@ -55,6 +60,18 @@ def _numbered(batches: Any) -> Iterator[Raw | BadRow]:
         for values in batch.to_pylist():
             number += 1
             yield Raw(number, values)
+
+
+def _image_column(schema: Any) -> str:
+    """The column that holds pictures: bytes alone, or beside a path as `datasets` keeps them; empty for none."""
+    found = [f.name for f in schema if str(f.type).startswith(("binary", "large_binary", "struct<bytes: binary"))]
+    return found[0] if found else ""
+
+
+def _label_column(schema: Any, image: str) -> str:
+    """The column that goes by a usual name for labels, or the first other one."""
+    others = [n for n in schema.names if n != image]
+    return next((n for n in others if n.lower() in LABEL.names), others[0] if others else "label")
 
 
 def _names(metadata: Mapping[bytes, bytes] | None) -> dict[str, tuple[str, ...]]:

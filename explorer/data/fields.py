@@ -85,7 +85,7 @@ def _several(field: Field, columns: Sequence[str], cells: Sequence[Any], labels:
 
 
 def list_of(cell: Any, type: str) -> list[Any]:
-    """A list as it is; JSON text of one; else the words of a text, or for `texts` its parts between bars or lines."""
+    """A list as it is; JSON text of one; else the words of a text, or for `texts` its parts between bars."""
     if isinstance(cell, (list, tuple)):
         return list(cell)
     if isinstance(cell, dict) and isinstance(cell.get("text"), list):  # such as ARC: {"text": […], "label": […]}
@@ -101,7 +101,7 @@ def list_of(cell: Any, type: str) -> list[Any]:
             return value
     if type != "texts":
         return cell.split()
-    return [part.strip() for part in cell.replace("\n", "|").split("|") if part.strip()]
+    return [part.strip() for part in cell.split("|") if part.strip()]
 
 
 def _short(cell: Any) -> str:

@@ -35,7 +35,7 @@ def open_folder(folder: Path, split: str, encoding: str = "auto", allowed: Seque
     if not found:
         from explorer.data.pictures import open_pictures
 
-        return open_pictures(folder)
+        return open_pictures(folder, split)
     files = _chosen(folder, found, split) if len(found) > 1 or split in found else next(iter(found.values()))
     _require_allowed(folder, files, allowed)
     if len(files) > 1 and files[0].suffix.lower() == ".parquet":

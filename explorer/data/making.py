@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from explorer.checkpoints.staging import Staging
 from explorer.data.fields import CellError, Mapped, is_given, list_of, value_of
 from explorer.data.labels import LabelMatch, count_labels, match_labels
+from explorer.data.pictures import copy_pictures
 from explorer.data.reading import DataFile, Raw
 from explorer.data.sampling import EXAMPLES, Sample, sample_rows
 from explorer.errors import DataError, ParameterError, all_problems, near, sentence
@@ -83,6 +84,9 @@ def check_plan(data: DataFile, plan: Plan) -> TaskKind:
         problems.append(sentence("task", "name must be plain text", repr(plan.name), "Use letters and digits."))
     if not re.fullmatch(r"\w[\w-]{0,40}", plan.split):
         problems.append(sentence("task", "split must be a plain word", repr(plan.split), "The default is test."))
+    if any(f.type == "image" for f in kind.fields) and data.pictures is None:
+        advice = "Bring a zip or a folder of images, one folder per label, or a Parquet file that holds them."
+        problems.append(sentence(kind.name, "must be given images", f"a {data.format} file", advice))
     if "head" in kind.needs and plan.head_file is None:
         advice = "Choose another kind, or a task that has a head already; checkpoints bring none of this sort."
         problems.append(sentence(kind.name, "needs a frozen head", "none", advice))
@@ -192,29 +196,22 @@ def _write(folder: Path, data: DataFile, plan: Plan, kind: TaskKind, labels: Lab
     declared: dict[str, Any] = {"schema": 1, "name": plan.name, "kind": kind.name, "version": 1}
     if labels is not None:
         declared["labels"] = list(labels.labels)
-    declared |= {
-        "splits": {plan.split: file},
-        "source": data.path.name,
-        "split_rule": _taken(sample, data.unit, plan.seed),
-    }
-    declared |= dict(plan.parameters)
+    declared |= {"splits": {plan.split: file}, "source": data.path.name, **plan.parameters}
     if "head" in kind.needs and plan.head_file is not None:
         shutil.copyfile(plan.head_file, folder / HEAD)
         declared["head"] = HEAD
-    images = [f.name for f in kind.fields if f.type == "image"]
+    image = next((f.name for f in kind.fields if f.type == "image"), None)
+    if image is not None:
+        copied, refused = copy_pictures(data, {number for number, _ in sample.rows}, folder)
+        sample.rows = [(n, {**row, image: copied[n]}) for n, row in sample.rows if n in copied]
+        for bad in refused:
+            sample.refuse(bad)
+    declared["split_rule"] = _taken(sample, data.unit, plan.seed)
     with open(folder / file, "w", encoding="utf-8") as lines:
-        for number, row in sample.rows:
-            row = _with_images(folder, number, row, images) if images else row
+        for _, row in sample.rows:
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     _write_json(folder / MADE, _how(data, plan, sample))
     _write_json(folder / "task.json", declared)
-
-
-def _with_images(folder: Path, number: int, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """The row with its images written beside the split."""
-    from explorer.data.pictures import write_picture
-
-    return {**row, **{n: write_picture(row[n], folder, f"{n}-{number}") for n in names}}
 
 
 def _how(data: DataFile, plan: Plan, sample: Sample) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class DataFile:
 
     `unit` says what a row's number counts: line, item, row or image. `names`: what the whole numbers of a column stand
     for, where the file says so. `notes`: what was noticed, such as columns that were renamed.
+    `pictures`: number and content of every image, where the rows are images.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class DataFile:
     encoding: str = ""
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    pictures: Callable[[], Iterator[tuple[int, bytes]]] | None = field(default=None, repr=False)
 
     def first(self, n: int = 5) -> list[Raw]:
         """The first good rows."""
@@ -90,18 +92,18 @@ def open_data(
         raise DataError(sentence(path.name, f"must be one of {known}", repr(suffix), near(suffix, SUFFIXES)))
     if not path.stat().st_size:
         raise DataError(sentence(path.name, "must hold rows", "an empty file", "Check that it was saved."))
-    opened = _open_file(path, suffix, encoding)
+    opened = _open_file(path, suffix, encoding, split)
     if len(opened.columns) > MAX_COLUMNS:
         got, advice = f"{len(opened.columns):,}", "Keep the columns that a task needs."
         raise DataError(sentence(path.name, f"must have at most {MAX_COLUMNS:,} columns", got, advice))
     return opened
 
 
-def _open_file(path: Path, suffix: str, encoding: str) -> DataFile:
+def _open_file(path: Path, suffix: str, encoding: str, split: str) -> DataFile:
     if suffix == ".zip":
         from explorer.data.pictures import open_pictures
 
-        return open_pictures(path)
+        return open_pictures(path, split)
     if suffix == ".parquet":
         from explorer.data.arrow import open_parquet
 

@@ -66,6 +66,11 @@ class EvaluationTask:
         return KINDS.get(self.kind).config_for(self.labels, self.parameters)
 
     @property
+    def told(self) -> Mapping[str, Any]:
+        """What `prepare` is told beside rows: the parameters, and the names of the labels under `labels`."""
+        return {**self.parameters, "labels": self.labels}
+
+    @property
     def lacks_head(self) -> bool:
         """Whether the layers on top must still be taken from a fine-tune."""
         return "own_head" in KINDS.get(self.kind).needs and not self.own_head

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import App, Watch, go, headline, numbers, recipe, row, running_app, slider, until
+from driving import App, Watch, go, headline, numbers, recipe, running_app, slider, until
 from playwright.sync_api import Browser, Page, expect
 
 from explorer.library import evaluate_model
@@ -103,7 +103,9 @@ def wait_scored(page: Page, has: str) -> None:
 
     def done() -> bool:
         settled = page.locator("#scores .explorer-panel:not(.is-stale)").count()
-        return bool(has in recipe(page) and settled and headline(page).get("held-out examples", ("", ""))[1] == "all scored")
+        return bool(
+            has in recipe(page) and settled and headline(page).get("held-out examples", ("", ""))[1] == "all scored"
+        )
 
     until(page, done, 60)
 

@@ -82,11 +82,12 @@ def _opened(path: Path | None) -> Checkpoint | None:
 def _guesses(data: DataFile, arguments: argparse.Namespace, model: Checkpoint | None) -> list[Guess]:
     """The likeliest kinds, or the one that was named. Raises UnknownNameError."""
     from explorer.data import guess_kinds, guess_mapping
-    from explorer.evaluation import KINDS
+    from explorer.evaluation import KINDS, head_labels
 
     if arguments.kind:
         return [guess_mapping(KINDS.get(arguments.kind), data)]
-    return guess_kinds(data, model.config if model else {}, has_head=bool(arguments.like))
+    labels = head_labels(model) or () if model else ()
+    return guess_kinds(data, model.config if model else {}, has_head=bool(arguments.like), labels=labels)
 
 
 def _plan(arguments: argparse.Namespace, guess: Guess, model: Checkpoint | None) -> Plan:

@@ -64,7 +64,10 @@ def read_named(bench: Workbench, slot: Slot, path: str, **options: Any) -> DataF
 def brought(bench: Workbench, recipe: Recipe, task: str, data: DataFile) -> Brought:
     """What the table might be, for this task of the recipe. Raises InputError where its model cannot be opened."""
     held = _frozen_head(bench, recipe, task)
-    return Brought(data, tuple(guess_kinds(data, _expert(bench, recipe, task).config, has_head=held is not None)))
+    expert = _expert(bench, recipe, task)
+    earlier = head_of_task(held) if held else None
+    labels = earlier[1] if earlier else head_labels(expert) or ()
+    return Brought(data, tuple(guess_kinds(data, expert.config, has_head=held is not None, labels=labels)))
 
 
 def plan_for(

@@ -36,21 +36,24 @@ class Guess:
         return "sure" if self.confidence >= _SURE else "likely" if self.confidence >= _LIKELY else "a mere guess"
 
 
-def guess_kinds(data: DataFile, config: Mapping[str, Any], *, has_head: bool = False) -> list[Guess]:
+def guess_kinds(
+    data: DataFile, config: Mapping[str, Any], *, has_head: bool = False, labels: Sequence[str] = ()
+) -> list[Guess]:
     """Every task kind with its best columns, the likeliest first.
 
-    `config` is that of the model to be scored; `has_head`: whether a frozen head is at hand, for kinds that need one.
+    `config` is that of the model to be scored; `has_head`: whether a frozen head is at hand, for kinds that need one;
+    `labels`: those of the model's head, which tell the column of labels better than its name.
     Confidence = fit of the architecture · mean over the kind's required fields of (fit of name · fit of content),
     halved for each required field without a column.
     """
     values = {c: data.column(c) for c in data.columns} if len(data.columns) <= 100 else _looked(data)
-    guesses = [_guess(kind, data, values, config, has_head) for kind in KINDS]
+    guesses = [_guess(kind, data, values, architecture_fit(kind, config, has_head), labels) for kind in KINDS]
     return sorted(guesses, key=lambda g: (-g.confidence, g.kind))
 
 
 def guess_mapping(kind: TaskKind, data: DataFile) -> Guess:
     """The best columns of one kind, whatever the model."""
-    return _guess(kind, data, _looked(data), {}, True)
+    return _guess(kind, data, _looked(data), 1.0, ())
 
 
 def _looked(data: DataFile) -> dict[str, list[Any]]:
@@ -59,10 +62,10 @@ def _looked(data: DataFile) -> dict[str, list[Any]]:
 
 
 def _guess(
-    kind: TaskKind, data: DataFile, values: Mapping[str, list[Any]], config: Mapping[str, Any], has_head: bool
+    kind: TaskKind, data: DataFile, values: Mapping[str, list[Any]], suited: float, labels: Sequence[str]
 ) -> Guess:
     wanted = sorted(kind.fields, key=lambda f: f.optional)
-    offers = [(_fit(f, c, values[c]), -i, f, c) for i, f in enumerate(wanted) for c in data.columns]
+    offers = [(_fit(f, c, values[c], labels), -i, f, c) for i, f in enumerate(wanted) for c in data.columns]
     mapping: dict[str, tuple[str, ...]] = {}
     fits: dict[str, float] = {}
     for fit, _, field, column in sorted(offers, key=lambda o: o[:2], reverse=True):
@@ -76,7 +79,7 @@ def _guess(
             mapping[field.name], fits[field.name] = several, 0.9
     missing = tuple(f.name for f in required if f.name not in mapping)
     mean = sum(fits.get(f.name, 0.0) for f in required) / max(1, len(required))
-    confidence = mean * 0.5 ** len(missing) * architecture_fit(kind, config, has_head)
+    confidence = mean * 0.5 ** len(missing) * suited
     ordered = {f.name: mapping[f.name] for f in kind.fields if f.name in mapping}
     return Guess(kind.name, ordered, round(confidence, 4), missing)
 
@@ -95,12 +98,17 @@ def architecture_fit(kind: TaskKind, config: Mapping[str, Any], has_head: bool) 
     if role == "ForCausalLM" and any(c.endswith("LMHeadModel") for c in classes):
         return 1.0
     headless = not any("For" in c or c.endswith("HeadModel") for c in classes)
-    return (0.9 if headless else 0.5) if not role else 0.1
+    at_hand = 0.1 if "head" in kind.needs else 0.0  # a head that was kept for this task speaks for the kind it serves
+    return (0.9 if headless else 0.5) + at_hand if not role else 0.1
 
 
-def _fit(field: Field, column: str, values: Sequence[Any]) -> float:
+def _fit(field: Field, column: str, values: Sequence[Any], labels: Sequence[str]) -> float:
     content = _CONTENT.get(field.type, _text_fit)(values)
-    return content * (0.25 + 0.75 * _name_fit(field, column))
+    named = _name_fit(field, column)
+    if field.type == "label" and labels:
+        known = {_plain(label) for label in labels}
+        named = max(named, _share(values, lambda v: _plain(label_text(v)) in known))
+    return content * (0.25 + 0.75 * named)
 
 
 def _name_fit(field: Field, column: str) -> float:
@@ -146,7 +154,9 @@ def _label_fit(values: Sequence[Any]) -> float:
 
 
 def _number_fit(values: Sequence[Any]) -> float:
-    return _share(values, _is_number)
+    """Numbers; those that only count the rows say nothing."""
+    counts = [str(v) for v in values] in ([str(i + s) for i in range(len(values))] for s in (0, 1))
+    return _share(values, _is_number) * (0.2 if counts else 1.0)
 
 
 def _list_fit(values: Sequence[Any]) -> float:

@@ -1,4 +1,4 @@
-"""People's own fine-tunes on their own data, from the page alone: brought, confirmed, scored, exported, scored again."""
+"""People's own fine-tunes on their own data, from the page alone: brought, confirmed, scored, exported, again."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,21 @@ class DataPlace:
             gr.Markdown(data_words.INTRO, elem_classes="explorer-hint")
             self.table = gr.HTML(padding=False, elem_id="own-tasks")
             with gr.Row(equal_height=False):
-                self.task = gr.Dropdown(names, value=names[0], label="Task", min_width=160, elem_id="own-task",
-                                        info="The fine-tune to be scored on the data.")  # fmt: skip
-                self.path = gr.Textbox(label="File or folder inside an allowed folder", min_width=220, lines=1,
-                                       info="Press Enter to read it; or upload a file below.", elem_id="own-path")  # fmt: skip
-                self.encoding = gr.Dropdown(ENCODINGS, value="auto", label="Encoding", min_width=140,
-                                            info="Of text files.", elem_id="own-encoding")  # fmt: skip
-                self.split = gr.Textbox("test", label="Split", min_width=100, lines=1, info="Of a folder.",
-                                        elem_id="own-split")  # fmt: skip
+                self.task = gr.Dropdown(
+                    names, value=names[0], label="Task", min_width=160, elem_id="own-task",
+                    info="The fine-tune to be scored on the data.",
+                )  # fmt: skip
+                self.path = gr.Textbox(
+                    label="File or folder inside an allowed folder", min_width=220, lines=1, elem_id="own-path",
+                    info="Press Enter to read it; or upload a file below.",
+                )  # fmt: skip
+                self.encoding = gr.Dropdown(
+                    ENCODINGS, value="auto", label="Encoding", min_width=140, elem_id="own-encoding",
+                    info="Of text files.",
+                )  # fmt: skip
+                self.split = gr.Textbox(
+                    "test", label="Split", min_width=100, lines=1, elem_id="own-split", info="Of a folder."
+                )  # fmt: skip
             with gr.Row():
                 self.upload = gr.UploadButton("Upload a data file", file_types=FILES, min_width=160)
                 self.drop = gr.Button("Remove own data", min_width=140, elem_id="own-remove", interactive=False)
@@ -97,8 +104,9 @@ class DataPlace:
         def checked(request: gr.Request, *values: Any) -> list[Any]:
             return self.check(slot_of(request), *values)
 
-        def used(request: gr.Request, *values: Any) -> list[Any]:
-            return [self.make(slot_of(request), *values), *show(slot_of(request))]
+        def used(request: gr.Request, *values: Any) -> Iterator[list[Any]]:
+            yield [words.note("Reading every row of the file …"), *[gr.skip()] * len(shown)]
+            yield [self.make(slot_of(request), *values), *show(slot_of(request))]
 
         def removed(request: gr.Request, task: str) -> list[Any]:
             return [self.remove(slot_of(request), task), *show(slot_of(request))]

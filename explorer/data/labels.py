@@ -49,7 +49,8 @@ class LabelMatch:
         said = [_HOW[self.how] if self.head else "The labels are taken from the file, as given."]
         if self.lacking:
             rows = sum(self.counts[v] for v in self.lacking)
-            said.append(f"The head lacks {listed(self.lacking)}: {rows:,} rows with them count as bad.")
+            count = "1 row that carries it counts" if rows == 1 else f"{rows:,} rows that carry them count"
+            said.append(f"The head lacks {listed(self.lacking)}: {count} as bad.")
         if self.unused and self.head:
             said.append(f"The head also knows {listed(self.unused)}, which no row carries.")
         if len(self.places.keys() & self.counts.keys()) == 1:

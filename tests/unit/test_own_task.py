@@ -45,7 +45,7 @@ def test_labels_match_by_name_whatever_the_case_and_the_spaces() -> None:
     found = match_labels({" RED": 2, "Green_": 1, "purple": 4}, ("red", "green", "blue"))
     assert found.how == "name" and found.places == {" RED": 0, "Green_": 1}
     assert (found.lacking, found.unused) == (("purple",), ("blue",))
-    assert "The head lacks 'purple': 4 rows with them count as bad." in found.sentences
+    assert "The head lacks 'purple': 4 rows that carry them count as bad." in found.sentences
     assert "The head also knows 'blue', which no row carries." in found.sentences
 
 

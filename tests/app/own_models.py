@@ -31,9 +31,10 @@ def make_classifiers(folder: Path, labels: Mapping[str, tuple[str, ...]]) -> Pat
 
 
 def _trained(model: torch.nn.Module, own: list[int]) -> torch.nn.Module:
-    """[CLS] filler filler word filler [SEP] -> the place of the word."""
+    """[CLS] filler filler word filler [SEP] -> the place of the word; until it is learned."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for _ in range(40):
+    calm = 0
+    while calm < 10:
         right = torch.randint(len(own), (32,))
         ids = torch.randint(4, 4 + len(FILLERS), (32, 6))
         ids[:, 0], ids[:, -1] = 2, 3
@@ -42,6 +43,7 @@ def _trained(model: torch.nn.Module, own: list[int]) -> torch.nn.Module:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        calm = calm + 1 if loss.item() < 0.05 else 0
     return model.eval()
 
 

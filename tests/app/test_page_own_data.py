@@ -119,7 +119,9 @@ def test_three_classifiers_are_scored_on_three_tables_and_evaluate_agrees(
         bring(page, task, write_table(tmp_path / f"{task}.csv", labels))
         expect(page.locator("#own-kind input")).to_have_value("Sequence classification")
         expect(page.locator("#own-column-0 input")).to_have_value("sentence")
-        expect(page.locator("#own-labels")).to_contain_text("The head lacks 'purple': 1 row that carries it counts as bad.")
+        expect(page.locator("#own-labels")).to_contain_text(
+            "The head lacks 'purple': 1 row that carries it counts as bad."
+        )
         page.locator("#own-use button, button#own-use").first.click()
         note = page.locator("#own-note").get_by_role("status")
         expect(note).to_contain_text(f"{task} is scored on 24 examples of your file now.")

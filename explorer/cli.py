@@ -23,6 +23,7 @@ from explorer.export_command import add_export_options, add_verify, run_plan, ru
 from explorer.gather_command import add_gather, run_gather
 from explorer.recipe import Recipe, hub_parts, model_name
 from explorer.survey_command import ReportWriter, add_survey, run_survey
+from explorer.task_command import add_task, run_task
 from explorer.terminal import make_folder, print_json, print_table, progress_line
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     limit = "with --harness: only the first N examples of each task, which is no result to quote"
     evaluate.add_argument("--limit", type=positive_number, metavar="N", help=limit)
     add_gather(commands, SAMPLE_TASKS)
+    add_task(commands)
     for name, what in CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     add_commands(commands, SAMPLE_TASKS)
@@ -241,6 +243,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "mergekit": mergekit_command.run_explain,
     "evaluate": _evaluate,
     "gather": lambda arguments: run_gather(arguments, progress_line),
+    "task": run_task,
     **{kind: list_plugins(kind) for kind in CATALOGUES},
     "docs": write_docs,
     **COMMANDS,

@@ -16,7 +16,7 @@ from explorer.checkpoints.staging import Staging
 from explorer.compute.device import pick_device
 from explorer.compute.source import GIVEN_KINDS
 from explorer.errors import DataError, InputError, all_problems, near, sentence
-from explorer.evaluation import KINDS, EvaluationTask, find_tasks, load_module, load_task, load_tokenizer
+from explorer.evaluation import KINDS, EvaluationTask, find_tasks, load_module, load_task, load_tool
 from explorer.evaluation.measures import Measures, single_examples
 from explorer.executor import CancelToken, Progress, ProgressCallback
 from explorer.opening import OpenModels, companions_folder, open_models
@@ -152,11 +152,10 @@ class _Meter:
 def _measured(plan: _Plan, checkpoint: Checkpoint, task: EvaluationTask, meter: _Meter) -> Measures:
     # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
     whole = checkpoint if checkpoint.config else replace(checkpoint, config=plan.models.base.config)
-    needed = "tokenizer" in KINDS.get(task.kind).needs
-    tokenizer = load_tokenizer(companions_folder(plan.models.base)) if needed else None
+    tool = load_tool(KINDS.get(task.kind), companions_folder(plan.models.base))
     module = load_module(whole, device=plan.device)
     found = Measures(module, task, plan.models.names, plan.kinds, plan.labels, plan.seed, plan.device)
-    for batch in single_examples(task, tokenizer, plan.examples, plan.seed):
+    for batch in single_examples(task, tool, plan.examples, plan.seed):
         found.add(batch)
         meter.count(task.name)
     return found

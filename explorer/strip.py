@@ -14,7 +14,8 @@ import pandas as pd
 from torch import nn
 
 from explorer.errors import Cancelled
-from explorer.evaluation import EvaluationTask, Evaluator, TaskScore
+from explorer.evaluation import KINDS, EvaluationTask, Evaluator, TaskScore
+from explorer.evaluation.pictures import picture_name
 from explorer.opening import OpenModels, expert_of
 from explorer.recipe import Recipe
 from explorer.results import Result, count, number, text
@@ -123,7 +124,9 @@ def _held(evaluator: Evaluator, task: str, key: str, store: Store) -> TaskScore 
 
 def _row(task: EvaluationTask, index: int, known: dict[str, TaskScore]) -> dict[str, object]:
     row = task.rows[index]
-    shown = row.get("text") or " · ".join(v for k, v in row.items() if isinstance(v, str) and k != "label")
+    images = [f.name for f in KINDS.get(task.kind).fields if f.type == "image"]
+    texts = {k: v for k, v in row.items() if isinstance(v, str) and k != "label"}
+    shown = row.get("text") or " · ".join(picture_name(v) if k in images else v for k, v in texts.items())
     asked = str(shown) if len(str(shown)) <= _LONGEST else str(shown)[: _LONGEST - 1] + "…"
     made: dict[str, object] = {
         "task": task.name,

@@ -71,8 +71,8 @@ class Workbench:
         self.scratch = Path(tempfile.mkdtemp(prefix="explorer-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.roots = tuple(dict.fromkeys(Path(r).resolve() for r in roots))
-        self._uploads = Uploads(self.scratch / "uploads")
-        self.allowed = (*self.roots, self._uploads.folder)
+        self.uploads = Uploads(self.scratch / "uploads")
+        self.allowed = (*self.roots, self.uploads.folder)
         self.exports = Path(exports)
         self.device = pick_device(device)
         self.store, self._cache = _store(budget_bytes, cache, self.device.title), cache
@@ -91,7 +91,7 @@ class Workbench:
             while len(self._slots) > MAX_SLOTS:
                 _, oldest = self._slots.popitem(last=False)
                 oldest.free()
-                self._uploads.forget(oldest.id)
+                self.uploads.forget(oldest.id)
             return self._slots[id]
 
     def close(self, id: str) -> None:
@@ -124,7 +124,7 @@ class Workbench:
 
     def receive(self, slot_id: str, files: Sequence[Path]) -> Path:
         """Keep uploaded files as a checkpoint folder of one session; the path to open it by. See `Uploads`."""
-        return self._uploads.receive(slot_id, files)
+        return self.uploads.receive(slot_id, files)
 
     def method(self, name: str) -> Method:
         """A merge method by name. Raises UnknownNameError."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from explorer.evaluation._api import KINDS, LABEL, Example, Field, TaskKind, task_kind
 from explorer.evaluation._calibration import BINS, Reliability, calibrated_error, reliability
+from explorer.evaluation._images import Images, load_images
 from explorer.evaluation._metrics import ACCURACY, TaskMetric, mean_metric
 from explorer.evaluation._permutation import PERMUTATIONS, paired_permutation
 from explorer.evaluation._plan import Batch, Plan, plan_batches
@@ -11,6 +12,7 @@ from explorer.evaluation._run import Evaluator, evaluate
 from explorer.evaluation._scores import Partial, TaskScore
 from explorer.evaluation._task import EvaluationTask, find_tasks, load_task, task_folder
 from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
+from explorer.evaluation._tools import load_tool
 from explorer.evaluation.heads import head_labels, own_head, with_head_of, write_head
 from explorer.evaluation.loading import Loaded, load_module, module_key, module_of
 from explorer.evaluation.models import bind, build_module
@@ -42,6 +44,7 @@ __all__ = [
     "Evaluator",
     "Example",
     "Field",
+    "Images",
     "Loaded",
     "Partial",
     "Plan",
@@ -63,9 +66,11 @@ __all__ = [
     "head_labels",
     "holm",
     "label_text_head",
+    "load_images",
     "load_module",
     "load_task",
     "load_tokenizer",
+    "load_tool",
     "mcnemar",
     "mean_metric",
     "mean_score",

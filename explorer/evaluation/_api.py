@@ -105,7 +105,11 @@ class TaskKind:
     _hooks: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def prepare(self, hook: Prepare) -> Prepare:
-        """Decorator: `(rows, tokenizer, parameters) -> [Example]`; called once per task."""
+        """Decorator: `(rows, tokenizer, parameters) -> [Example]`; called once per task.
+
+        `tokenizer` is what the kind needs: a tokenizer, image settings, or an object with `text.call` and `images`.
+        `parameters` also hold the names of the task's `labels`.
+        """
         return self._hook("prepare", hook)
 
     def collate(self, hook: Collate) -> Collate:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from explorer.evaluation._api import KINDS, Example
 from explorer.evaluation._task import EvaluationTask
-from explorer.evaluation._tokenizer import Tokenizer
+from explorer.evaluation._tools import Tool
 from explorer.seeds import digest_of, stable_seed
 
 QUICK = 24
@@ -50,17 +50,18 @@ class Plan:
 
 
 def plan_batches(
-    task: EvaluationTask, tokenizer: Tokenizer | None, *, quick: int = QUICK, batch_tokens: int = BATCH_TOKENS
+    task: EvaluationTask, tokenizer: Tool | None, *, quick: int = QUICK, batch_tokens: int = BATCH_TOKENS
 ) -> Plan:
     """Prepares every example and cuts the split into blocks of batches.
 
-    Depends on the task's digest, its parameters, the kind's version, the tokenizer's digest and the two sizes only.
+    Depends on the task's digest, its parameters, the kind's version, the digest of tokenizer and image settings,
+    and the two sizes only.
     Within a block, examples are sorted by size (then position) and cut where padding to the longest of the batch
     would pass `batch_tokens`; an example that alone is larger is a batch of its own.
     """
     kind = KINDS.get(task.kind)
     call = tokenizer.call if tokenizer else None
-    examples = kind.examples(task.rows, call, task.parameters)
+    examples = kind.examples(task.rows, call, task.told)
     known = json.dumps(dict(task.parameters), sort_keys=True)
     token_digest = tokenizer.digest if tokenizer else ""
     digest = digest_of(task.digest, task.kind, kind.version, known, token_digest, quick, batch_tokens)

@@ -19,7 +19,7 @@ from explorer.evaluation._plan import QUICK, Batch, Plan, plan_batches
 from explorer.evaluation._pool import map_batches
 from explorer.evaluation._scores import Partial, TaskScore, packed, score_of
 from explorer.evaluation._task import EvaluationTask
-from explorer.evaluation._tokenizer import Tokenizer, load_tokenizer
+from explorer.evaluation._tools import Tool, load_tool, tool_names
 from explorer.evaluation.statistics import scores_table
 from explorer.executor import CancelToken, Progress, ProgressCallback
 from explorer.results import Result
@@ -59,7 +59,7 @@ class _Meter:
 
 
 class Evaluator:
-    """Scores modules on fixed tasks; tokenizes each task once. Several threads may use one."""
+    """Scores modules on fixed tasks; prepares each task once. Several threads may use one."""
 
     def __init__(
         self,
@@ -72,13 +72,13 @@ class Evaluator:
         self.tasks = {t.name: t for t in tasks}
         self.device = torch.device(device)
         self._folder, self._quick = tokenizer_folder, quick
-        self._tools: dict[str, Tokenizer] = {}
+        self._tools: dict[tuple[str, ...], Tool | None] = {}
         self._plans: dict[str, Plan] = {}
         self._heads: dict[str, Tensor | None] = {}
         self._lock = threading.Lock()
 
     def plan(self, task: str) -> Plan:
-        """The fixed batches of a task, tokenized on first use."""
+        """The fixed batches of a task, prepared on first use."""
         with self._lock:
             if task not in self._plans:
                 known = self._known(task)
@@ -86,13 +86,13 @@ class Evaluator:
                 self._plans[task] = plan_batches(known, self._tool(known), quick=self._quick)
             return self._plans[task]
 
-    def _tool(self, task: EvaluationTask) -> Tokenizer | None:
-        """What turns rows into tensors: the tokenizer of the base's folder, read once; None for kinds without text."""
-        if "tokenizer" not in KINDS.get(task.kind).needs:
-            return None
-        if "tokenizer" not in self._tools:
-            self._tools["tokenizer"] = load_tokenizer(self._folder)
-        return self._tools["tokenizer"]
+    def _tool(self, task: EvaluationTask) -> Tool | None:
+        """What turns rows into tensors: tokenizer and image settings of the base's folder, read once."""
+        kind = KINDS.get(task.kind)
+        names = tool_names(kind)
+        if names not in self._tools:
+            self._tools[names] = load_tool(kind, self._folder)
+        return self._tools[names]
 
     def _known(self, task: str) -> EvaluationTask:
         if task not in self.tasks:

@@ -68,6 +68,11 @@ class EvaluationTask:
         return KINDS.get(self.kind).config_for(self.labels, self.parameters)
 
     @property
+    def told(self) -> Mapping[str, Any]:
+        """What `prepare` is told beside rows: the parameters, and the names of the labels under `labels`."""
+        return {**self.parameters, "labels": self.labels}
+
+    @property
     def lacks_head(self) -> bool:
         """Whether layers on top must still be taken from a fine-tune, or a head made of the label texts."""
         needs = KINDS.get(self.kind).needs

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from explorer.errors import near, sentence
 from explorer.evaluation._api import Row, TaskKind
+from explorer.evaluation.pictures import PictureError, Pictures, file_of
 
 
 def inside(folder: Path, relative: Any, what: str, who: str, problems: list[str]) -> Path | None:
@@ -48,6 +49,7 @@ def rows_of(path: Path | None, kind: TaskKind | None, classes: int, problems: li
         return [], ""
     content = path.read_bytes()
     hashed = hashlib.blake2b(content, digest_size=16)
+    beside = _Beside(path.parent, hashed)
     rows: list[Row] = []
     lines = [(i, line) for i, line in enumerate(content.split(b"\n"), start=1) if line.strip()]
     for number, line in lines:
@@ -58,7 +60,7 @@ def rows_of(path: Path | None, kind: TaskKind | None, classes: int, problems: li
             got = getattr(error, "msg", "bytes that are not UTF-8")
             problems.append(sentence(where, "must be one JSON object in UTF-8", got, "Mend or remove the line."))
             continue
-        row, wrong = _checked(row, kind, classes, path.parent, hashed)
+        row, wrong = _checked(row, kind, classes, beside)
         if wrong:
             problems.append(f"{where}: {wrong}. Mend or remove the line.")
         else:
@@ -68,7 +70,32 @@ def rows_of(path: Path | None, kind: TaskKind | None, classes: int, problems: li
     return rows, hashed.hexdigest()
 
 
-def _checked(row: Any, kind: TaskKind | None, classes: int, folder: Path, hashed: Any) -> tuple[Any, str | None]:
+class _Beside:
+    """The pictures beside a split's file; each file's content goes into the digest once, in the order of rows."""
+
+    def __init__(self, folder: Path, hashed: Any) -> None:
+        self._folder, self._hashed = folder, hashed
+        self._pictures, self._known = Pictures(), set[str]()
+
+    def resolved(self, relative: Any, name: str) -> tuple[str, str | None]:
+        """The picture with its file's whole path, and what is wrong with it."""
+        file, number = file_of(relative) if isinstance(relative, str) else (relative, None)
+        found: list[str] = []
+        path = inside(self._folder, file, name, "row", found)
+        if path is None:
+            return "", found[0].rstrip(".")
+        if str(path) not in self._known:
+            self._known.add(str(path))
+            self._hashed.update(path.read_bytes())
+        place = str(path) if number is None else f"{path}#{number}"
+        try:
+            self._pictures.check(place)
+        except PictureError as error:
+            return place, f"{name} {relative} {error}"
+        return place, None
+
+
+def _checked(row: Any, kind: TaskKind | None, classes: int, beside: _Beside) -> tuple[Any, str | None]:
     """The row with its images' paths resolved (they are relative to the split's file), and what is wrong with it."""
     if not isinstance(row, dict):
         return row, f"must be a JSON object; got {type(row).__name__}"
@@ -82,12 +109,10 @@ def _checked(row: Any, kind: TaskKind | None, classes: int, folder: Path, hashed
         if wrong := _label_problem(label, classes):
             return row, wrong
     for name in (n for n, kind_of in types.items() if kind_of == "image"):
-        found: list[str] = []
-        image = inside(folder, row.get(name), name, "row", found)
-        if image is None:
-            return row, found[0].rstrip(".")
-        hashed.update(image.read_bytes())
-        row = {**row, name: str(image)}
+        place, wrong = beside.resolved(row.get(name), name)
+        if wrong:
+            return row, wrong
+        row = {**row, name: place}
     return row, None
 
 

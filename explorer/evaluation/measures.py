@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from explorer.errors import InputError, near, sentence
 from explorer.evaluation._api import KINDS
 from explorer.evaluation._task import EvaluationTask
-from explorer.evaluation._tokenizer import Tokenizer
+from explorer.evaluation._tools import Tool
 from explorer.evaluation.models import parameters_by_name
 from explorer.seeds import stable_seed
 
@@ -26,9 +26,7 @@ MANY_LABELS = 32
 Inputs = Mapping[str, Tensor]
 
 
-def single_examples(
-    task: EvaluationTask, tokenizer: Tokenizer | None, count: int, seed: int
-) -> list[dict[str, Tensor]]:
+def single_examples(task: EvaluationTask, tokenizer: Tool | None, count: int, seed: int) -> list[dict[str, Tensor]]:
     """`count` examples of a split (all, where it has fewer) in a seeded order, each a batch of its own.
 
     So nothing is padded, and one backward pass is one example's gradient.
@@ -36,7 +34,7 @@ def single_examples(
     kind = KINDS.get(task.kind)
     call = tokenizer.call if tokenizer else None
     order = np.random.default_rng(stable_seed(seed, task.digest, "gather")).permutation(task.n)[:count]
-    prepared = kind.examples([task.rows[i] for i in order], call, task.parameters)
+    prepared = kind.examples([task.rows[i] for i in order], call, task.told)
     return [kind.batch([example], call) for example in prepared]
 
 

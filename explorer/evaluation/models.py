@@ -142,6 +142,9 @@ def _construct(config: dict[str, Any], dtype: torch.dtype, auto: str) -> nn.Modu
     import transformers
     from transformers import CONFIG_MAPPING, AutoConfig
 
+    from explorer.evaluation import efficientnet_lite
+
+    efficientnet_lite.register()
     kind = config.pop("model_type", None)
     if kind not in CONFIG_MAPPING:
         must = "model_type in config.json must be an architecture that the installed transformers knows"

@@ -15,6 +15,7 @@ from explorer.recipe import Recipe, TaskEntry, model_name
 from explorer.session import with_models
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
+from viz.panels.data import DataPlace
 from viz.parts import PlotlyPanel
 from viz.style import bytes_text, count
 
@@ -45,6 +46,7 @@ class ModelsPlace:
                 self.table = gr.HTML(padding=False)
             with gr.Column(scale=2, min_width=320):
                 self.first_look = PlotlyPanel({"empty": "Comparing the task vectors …"}, elem_id="first-look")
+        self.data = DataPlace(bench)
         with gr.Accordion("Open other models", open=False, elem_id="open-models"):
             self._form()
 
@@ -137,7 +139,7 @@ class ModelsPlace:
             entry = old.get(path) or TaskEntry(_free_name(path, entries), path)
             entries[entry.name] = entry
         plain = {**recipe.to_dict(), "base": base, "policy": policy}
-        plain["tasks"] = {n: {"checkpoint": e.checkpoint, **e.parameters} for n, e in entries.items()}
+        plain["tasks"] = {n: e.to_dict() for n, e in entries.items()}
         return Recipe.from_dict(plain, source="models")
 
     def receive(self, slot: Slot, files: list[str] | None) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from explorer.data.bringing import for_others
 from explorer.errors import ExplorerError
 from explorer.recipe import Recipe
 from explorer.session import change, from_link, redo, undo, with_models
@@ -88,7 +89,8 @@ class _Wiring:
         self.bench, self.models, self.interference, self.events = bench, models, interference, events
         self.bar, self.merge, self.sweep = events.bar, events.merge, events.sweep
         set_by_code = [*self.merge.settings, self.merge.about, self.merge.add_ons, *self.sweep.chosen_by_code]
-        self.shown = [self.bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
+        self.shown = [self.bar.facts, models.status, models.table, *models.data.shown]
+        self.shown += [*interference.chosen_by_code, *set_by_code]
         self.shown += [*events.export.set_by_code, self.bar.undo, self.bar.redo, *models.chosen_by_code]
         self.slot = events.slot_of
 
@@ -109,6 +111,7 @@ class _Wiring:
         self._after(opened)
         self.models.upload.upload(self.receive, self.models.upload, [self.models.form_note, self.models.tasks], **LIVE)
         self.models.refresh.click(self.look_again, None, [self.models.base, self.models.tasks], **LIVE)
+        self.models.data.connect(self.slot, LIVE, self.shown, lambda slot: self._show(slot, None), self._after)
         self.interference.connect(self.slot, LIVE)
         self.events.connect()
         for button, step in ((self.bar.undo, undo), (self.bar.redo, redo)):
@@ -153,6 +156,7 @@ class _Wiring:
         if text:
             try:
                 recipe, plain = from_link(text)
+                recipe = for_others(self.bench, recipe, slot)
                 self.bench.models(recipe)
                 slot.session = with_models(slot.session, recipe)
                 slot.session = replace(slot.session, past=(), future=())
@@ -174,7 +178,8 @@ class _Wiring:
         choices = self.interference.choices(slot)
         controls = [*self.merge.show(recipe, mixer), *self.sweep.show(slot)]
         chosen = [*self.bar.history(slot), *self.models.selection(recipe)]
-        return [self.bar.describe(recipe), status, table, *choices, *controls, *self.events.export.show(slot), *chosen]
+        about = [self.bar.describe(recipe), status, table, *self.models.data.show(slot)]
+        return [*about, *choices, *controls, *self.events.export.show(slot), *chosen]
 
     def show_again(self, mixer: Any, request: gr.Request) -> list[Any]:
         """The controls for the session's recipe, which was set elsewhere."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
 
+from explorer.data.bringing import for_others
 from explorer.recipe import Recipe
 from explorer.session import to_link
 from explorer.workbench import Slot, Workbench
@@ -67,9 +69,10 @@ class TopBar:
         return [gr.update(interactive=slot.session.can_undo), gr.update(interactive=slot.session.can_redo)]
 
     def link_text(self, slot: Slot, view: Mapping[str, Any]) -> str:
-        """The query of a link that brings this setting back, and what is open on the page."""
+        """The query of a link that brings this setting back, and what is open on the page; own data stay here."""
+        shared = for_others(self.bench, slot.session.recipe)
         gr.Info("The address bar holds the link to this setting; it is on the clipboard too.", duration=4)
-        return urlencode({"s": to_link(slot.session, view)})
+        return urlencode({"s": to_link(replace(slot.session, recipe=shared), view)})
 
 
 def _last(path: str) -> str:

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from torch import Tensor, nn
 
 from explorer.errors import DataError, sentence
-from explorer.evaluation._api import Example, Row, task_kind
-from explorer.evaluation._texts import padded, pooled, text_problem, token_vectors
+from explorer.evaluation._api import LABEL, Example, Row, task_kind
+from explorer.evaluation._texts import TEXT, padded, pooled, text_problem, token_vectors
 from explorer.params import Choice, Range
 
 
-@task_kind(title="Text classification", needs=("tokenizer", "head"))
+@task_kind(title="Text classification", needs=("tokenizer", "head"), fields=(TEXT, LABEL))
 def text_classification(
     module: nn.Module,
     batch: Mapping[str, Tensor],

@@ -19,12 +19,12 @@ _NUMBERED = re.compile(r"(?:layer|stage|block)_?(\d+)")
 _TEXT = re.compile(r"text_model|text_encoder|language_model|text")
 _VISION = re.compile(r"vision_model|vision_tower|visual|image_encoder|vision_encoder|vision")
 _SPACES = re.compile(
-    r"embed|wte\b|wpe\b|cls_token|pos_emb|(?:^|\.)shared\.|pre_layrnorm|pre_layernorm|ln_pre|mask_token|visual\.conv1"
+    r"embed|wte\b|wpe\b|cls_token|pos_emb|(?:^|\.)shared\.|pre_layrnorm|pre_layernorm|ln_pre|mask_token|visual\.conv1|conv_stem|^_bn0\."
 )
 _HEAD = re.compile(
     r"(?:^|\.)(?:\w*head|classifier|score|cls|pooler|\w*_projection|embed_out|vocab_\w+|qa_outputs|visual\.proj)(?:\.|$)"
 )
-_NORM = re.compile(r"norm|(?:^|\.)ln_|layrnorm|\.bn\d?\.|(?:^|\.)ln\d?\.", re.IGNORECASE)
+_NORM = re.compile(r"norm|(?:^|\.)ln_|layrnorm|(?:^|[._])bn\d?\.|(?:^|\.)ln\d?\.", re.IGNORECASE)
 _ATTENTION = re.compile(r"att(?:n|ention)", re.IGNORECASE)
 _CROSS = re.compile(r"EncDecAttention|cross_?att|encoder_attn", re.IGNORECASE)
 _MLP = re.compile(

@@ -1,4 +1,4 @@
-"""What turns pictures into what a model takes: the image settings of a checkpoint folder, with a digest of what they do.
+"""What turns pictures into what a model takes: the image settings of a checkpoint folder, with a digest.
 
 transformers' own image processor resizes and crops, through Pillow; the result stays uint8, a quarter of the memory.
 Rescaling and normalising map each of 256 levels of a channel to a number, whatever its neighbours, so they are a table

@@ -45,4 +45,6 @@ def load_tool(kind: TaskKind, folder: Path | str) -> Tool | None:
     names = tool_names(kind)
     if len(names) == 2:
         return Both(load_tokenizer(folder), load_images(folder))
-    return {"tokenizer": load_tokenizer, "images": load_images}[names[0]](folder) if names else None
+    if names == ("tokenizer",):
+        return load_tokenizer(folder)
+    return load_images(folder) if names else None

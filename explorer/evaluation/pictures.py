@@ -45,7 +45,7 @@ class Pictures:
         self._arrays: dict[str, np.ndarray] = {}
 
     def check(self, place: str) -> None:
-        """Raise PictureError where the name, the file's head or the size says that it cannot be used; decodes nothing."""
+        """Raise PictureError where the name, the file's head or the size forbids its use; decodes nothing."""
         file, number = file_of(place)
         if number is not None:
             self._of_array(file, number)

@@ -12,6 +12,12 @@ from explorer.checkpoints.groups import FINAL_INDEX, Group, group_of, layer_orde
 SAMPLE = Path(__file__).resolve().parents[2] / "sample_checkpoints" / "base"
 
 NAMES: dict[str, list[tuple[str, str, int, str]]] = {
+    "EfficientNet": [
+        ("_conv_stem.weight", "embeddings", -1, "embedding"),
+        ("_bn0.running_var", "embeddings", -1, "norm"),
+        ("_blocks.10._depthwise_conv.weight", "layer 10", 10, "other"),
+        ("_blocks.3._bn2.bias", "layer 3", 3, "norm"),
+    ],
     "BERT": [
         ("embeddings.word_embeddings.weight", "embeddings", -1, "embedding"),
         ("embeddings.LayerNorm.bias", "embeddings", -1, "norm"),

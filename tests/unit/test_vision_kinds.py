@@ -1,4 +1,4 @@
-"""Scoring pictures: known answers of hand-set models, numbers equal to transformers' own, and pictures that are none."""
+"""Scoring pictures: known answers of hand-set models, numbers equal to transformers' own, pictures that are none."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_label_texts_follow_the_template_and_must_fit(tmp_path: Path) -> None:
     batch = Evaluator([load_task(built.task)], built.model).plan("colours").blocks[0][0].inputs
     assert batch["input_ids"].tolist() == [[6, 2], [7, 2], [8, 2]]
     write_task(built.task, "clip_zero_shot", template="a photo")
-    with pytest.raises(DataError, match="template must hold {label}; got 'a photo'"):
+    with pytest.raises(DataError, match=r"template must hold \{label\}; got 'a photo'"):
         Evaluator([load_task(built.task)], built.model).plan("colours")
     write_task(built.task, "clip_zero_shot", template="a " * 20 + "{label}")
     with pytest.raises(CheckpointError, match="must be within the text tower's positions of 12; got 22"):

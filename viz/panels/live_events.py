@@ -17,6 +17,7 @@ from viz.panels import words
 from viz.panels.export import ExportPlace
 from viz.panels.history import HistoryPlace
 from viz.panels.merge import MergePlace
+from viz.panels.prompting import PromptPlace
 from viz.panels.sweep import SweepPlace
 from viz.panels.topbar import TopBar
 from viz.panels.why import WhyPlace
@@ -38,6 +39,7 @@ class LiveEvents:
     why: WhyPlace
     history: HistoryPlace
     sweep: SweepPlace
+    asking: PromptPlace
     slot_of: SlotOf
     live: Mapping[str, Any]
 
@@ -62,8 +64,9 @@ class LiveEvents:
             self.follow(event.then(self.rescore_kept, None, self.outputs, **live))
         export.connect(self.slot_of, live)
         self.why.connect(self.slot_of, live)
+        self.asking.connect(self.slot_of, live)
 
-    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab) -> None:
+    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab, ask: gr.Tab) -> None:
         """What lies behind another tab is drawn once it is opened, and not before."""
 
         def turned(shown: bool) -> Callable[[gr.Request], list[Any]]:
@@ -75,9 +78,13 @@ class LiveEvents:
         def looked_at(request: gr.Request) -> Iterator[list[Any]]:
             yield from self.history.open(self.slot_of(request))
 
-        for tab in (why, history, sweep):
+        def writers(request: gr.Request) -> list[Any]:
+            return self.asking.show(self.slot_of(request))
+
+        for tab in (why, history, sweep, ask):
             tab.select(turned(tab is why), None, self.why.outputs, **self.live)
         history.select(looked_at, None, self.history.outputs, **self.live)
+        ask.select(writers, None, self.asking.outputs, **self.live)
 
     def follow(self, event: Any) -> None:
         """After an event that scored a setting: the history and the cursor of the sweep."""
@@ -86,7 +93,11 @@ class LiveEvents:
             return self.sweep.follow(self.slot_of(request))
 
         self.history.after(event)
+        def written_before(request: gr.Request) -> list[Any]:
+            return self.asking.after_move(self.slot_of(request))
+
         event.then(cursor, None, self.sweep.panel, **self.live)
+        event.then(written_before, None, self.asking.outputs, **self.live)
 
     # Callbacks. The first arguments come from the page; `request` says which tab it is.
 

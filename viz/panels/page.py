@@ -24,6 +24,8 @@ from viz.panels.interference_events import watcher
 from viz.panels.live_events import LiveEvents
 from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
+from viz.panels.prompting import CSS as PROMPT_CSS
+from viz.panels.prompting import PromptPlace
 from viz.panels.settings import turn_of
 from viz.panels.sweep import SweepPlace
 from viz.panels.topbar import COPY_JS, EXPORT_JS, IMPORT_JS, TopBar
@@ -33,7 +35,7 @@ from viz.panels.why import CSS as WHY_CSS
 from viz.panels.why import WhyPlace
 from viz.parts import HistoryKeeper
 
-CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS, WHY_CSS)
+CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS, WHY_CSS, PROMPT_CSS)
 SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8").replace("TOPICS", json.dumps(TAB_OF), 1)
 LIVE: dict[str, Any] = {
     "trigger_mode": "multiple",
@@ -61,15 +63,17 @@ def build(bench: Workbench) -> gr.Blocks:
                         history = HistoryPlace(bench, keeper)
                     with gr.Tab("Sweep", id="sweep") as sweep_tab:
                         sweep = SweepPlace(bench)
+                    with gr.Tab("Ask", id="ask") as ask_tab:
+                        asking = PromptPlace(bench)
                 export = ExportPlace(bench)
 
         def slot_of(request: gr.Request) -> Slot:
             return bench.slot(str(request.session_hash))
 
         tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
-        events = LiveEvents(bench, bar, merge, export, why, history, sweep, slot_of, LIVE)
+        events = LiveEvents(bench, bar, merge, export, why, history, sweep, asking, slot_of, LIVE)
         _Wiring(bench, models, interference, events).connect(page, places, tabs)
-        events.connect_tabs(why_tab, history_tab, sweep_tab)
+        events.connect_tabs(why_tab, history_tab, sweep_tab, ask_tab)
     return page
 
 
@@ -245,4 +249,5 @@ class _Wiring:
     def leave(self, request: gr.Request) -> None:
         """The tab was closed."""
         self.interference.leave(self.slot(request))
+        self.events.asking.leave(self.slot(request))
         self.bench.close(str(request.session_hash))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import gradio as gr
 
@@ -31,6 +32,7 @@ class PromptPlace:
 
     def __init__(self, bench: Workbench) -> None:
         self.bench = bench
+        self._written: WeakKeyDictionary[Slot, Recipe] = WeakKeyDictionary()
         recipe, spec = bench.start, {s.name: s for s in SPECS}
         names = [w.name for w in writers(recipe)]
         gr.Markdown(INTRO, elem_id="prompting")
@@ -80,12 +82,11 @@ class PromptPlace:
         names = [w.name for w in writers(slot.session.recipe)]
         return [words.note(self._problem(slot.session.recipe)), gr.skip(), gr.update(choices=names, value=names)]
 
-    def waiting(self) -> list[Any]:
-        """The updates of `outputs` once the setting was changed: the texts are of another merge."""
-        return [
-            words.note("These texts are of the setting before. Write again for the one shown now."),
-            *[gr.skip()] * 2,
-        ]
+    def after_move(self, slot: Slot) -> list[Any]:
+        """The updates of `outputs` once a setting was scored: texts that are shown may be of another merge."""
+        before = self._written.get(slot)
+        old = before is not None and before != slot.session.recipe
+        return [words.note(BEFORE) if old else gr.skip(), gr.skip(), gr.skip()]
 
     def leave(self, slot: Slot) -> None:
         """The tab was closed."""
@@ -102,6 +103,7 @@ class PromptPlace:
             text = str(prompt or "")[:LONGEST]
             yield ["", gr.skip(), gr.skip()]
             for shown in generations(self.bench, slot, recipe, text, models=chosen or None, **plain):
+                self._written[slot] = recipe
                 yield ["", columns(shown), gr.skip()]
         except Cancelled as stopped:
             said = str(stopped) if "changed" in str(stopped) else STOPPED

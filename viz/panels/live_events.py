@@ -93,6 +93,7 @@ class LiveEvents:
             return self.sweep.follow(self.slot_of(request))
 
         self.history.after(event)
+
         def written_before(request: gr.Request) -> list[Any]:
             return self.asking.after_move(self.slot_of(request))
 

@@ -14,8 +14,8 @@ PEARSON = TaskMetric("Pearson", lambda o: float(np.corrcoef(o[:, 0], o[:, 1])[0,
 
 
 def within(found: float, rate: float, runs: int, *, slack: float = 0.0) -> bool:
-    """Whether a rate found in so many runs may well be the stated one: four standard errors, and `slack`."""
-    return abs(found - rate) <= 4 * math.sqrt(rate * (1 - rate) / runs) + slack
+    """Whether a rate found in so many runs may well be the stated one: three standard errors, and `slack`."""
+    return abs(found - rate) <= 3 * math.sqrt(rate * (1 - rate) / runs) + slack
 
 
 def test_wilson_covers_exactly_as_the_binomial_says() -> None:

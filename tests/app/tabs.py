@@ -102,7 +102,7 @@ class Tabs:
             self._shared = None
         self._own, self._taken = [], False
         trouble, self.watch.trouble[:] = [*self.watch.trouble, *(f"a script ran at {url}" for url in told)], []
-        assert trouble == []
+        assert trouble == [], "\n".join(trouble)
 
     def close(self) -> None:
         """After the last test of a file."""

@@ -49,7 +49,11 @@ def forward(model: Path, auto: str, *texts: Any) -> Any:
 
 
 def test_sequence_classification_reads_pairs_as_transformers_does(tmp_path: Path) -> None:
-    evaluator, module, score = scored(built := EXAMPLES["sequence_classification"](tmp_path))
+    built = EXAMPLES["sequence_classification"](tmp_path)
+    settings = built.model / "tokenizer_config.json"
+    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **inputs}))
+    evaluator, module, score = scored(built)
     rows = load_task(built.task).rows
     batches = [b for block in evaluator.plan("colours").blocks for b in block]
     found = {

@@ -49,11 +49,20 @@ def forward(model: Path, auto: str, *texts: Any) -> Any:
 
 
 def test_sequence_classification_reads_pairs_as_transformers_does(tmp_path: Path) -> None:
-    _, _, score = scored(built := EXAMPLES["sequence_classification"](tmp_path))
+    built = EXAMPLES["sequence_classification"](tmp_path)
+    settings = built.model / "tokenizer_config.json"
+    inputs = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **inputs}))
+    evaluator, module, score = scored(built)
     rows = load_task(built.task).rows
+    batches = [b for block in evaluator.plan("colours").blocks for b in block]
+    found = {
+        i: x for b in batches for i, x in zip(b.indices, evaluator.batch_scores("colours", module, b), strict=True)
+    }
     for i in (0, 1, 3):
         given = ([rows[i]["text"]], [rows[i]["text_pair"]]) if "text_pair" in rows[i] else ([rows[i]["text"]],)
-        logits = forward(built.model, "AutoModelForSequenceClassification", *given).logits
+        logits = forward(built.model, "AutoModelForSequenceClassification", *given).logits[0]
+        torch.testing.assert_close(found[i], logits, rtol=0, atol=1e-5)
         assert score.predictions[i] == int(logits.argmax())
     assert "text_pair must not be empty" in refused(built, {"text": "a", "text_pair": " ", "label": 0})
 

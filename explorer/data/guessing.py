@@ -86,19 +86,19 @@ def _guess(
 
 def architecture_fit(kind: TaskKind, config: Mapping[str, Any], has_head: bool) -> float:
     """How well a model serves a kind, 0-1: its class against the one that the kind makes, and a head where it needs
-    one that no checkpoint brings. 1 for an unknown model."""
+    one that no checkpoint brings. 0.9 for an unknown model."""
     if "head" in kind.needs and not has_head:
         return 0.1
     classes = [a for a in config.get("architectures") or () if isinstance(a, str)]
+    at_hand = 0.1 if "head" in kind.needs else 0.0  # a head that was kept for this task speaks for the kind it serves
     if not classes:
-        return 1.0
+        return 0.9 + at_hand
     role = kind.auto.removeprefix("AutoModel")
     if role and any(c.endswith(role) for c in classes):
         return 1.0
     if role == "ForCausalLM" and any(c.endswith("LMHeadModel") for c in classes):
         return 1.0
     headless = not any("For" in c or c.endswith("HeadModel") for c in classes)
-    at_hand = 0.1 if "head" in kind.needs else 0.0  # a head that was kept for this task speaks for the kind it serves
     return (0.9 if headless else 0.5) + at_hand if not role else 0.1
 
 

@@ -145,7 +145,7 @@ def test_an_endless_line_and_an_open_quote_are_bad_rows_in_bounded_memory(tmp_pa
     path = tmp_path / "a.csv"
     with open(path, "wb") as file:
         file.write(b"text,label\ngood,1\n")
-        file.write(b"x" * 8_000_000 + b"\n")
+        file.write(b"x" * 20_000_000 + b"\n")
         file.write(b'"never closed,1\n' + b"line,1\n" * 40_000)
     tracemalloc.start()
     try:
@@ -155,7 +155,7 @@ def test_an_endless_line_and_an_open_quote_are_bad_rows_in_bounded_memory(tmp_pa
         tracemalloc.stop()
     refused = [r for r in found if isinstance(r, BadRow)]
     assert isinstance(found[0], Raw) and [r.number for r in refused][:2] == [3, 4]
-    assert "quote" in refused[1].why and peak < 7_000_000
+    assert "quote" in refused[1].why and peak < 12_000_000
 
 
 def test_two_gigabytes_are_refused_or_read_without_holding_them(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ class DataPlace:
                 self.upload = gr.UploadButton("Upload a data file", file_types=FILES, min_width=160)
                 self.drop = gr.Button("Remove own data", min_width=140, elem_id="own-remove", interactive=False)
                 self.download = gr.DownloadButton("Download task file", min_width=140, visible=False, elem_id="own-zip")
-            self.note = gr.HTML(padding=False, elem_id="own-note")
             self.rows = gr.HTML(words.note(data_words.NO_DATA), padding=False, elem_id="own-rows")
             self.form = DataForm()
             self.use = gr.Button("Use for this task", variant="primary", visible=False, elem_id="own-use")
+            self.note = gr.HTML(padding=False, elem_id="own-note")
         self.about_task = [self.drop, self.download]
         self.shown = [self.table, self.task, *self.about_task]
         self.read_outputs = [self.note, self.rows, self.use, *self.form.outputs]

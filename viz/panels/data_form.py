@@ -42,7 +42,10 @@ class DataForm:
                     EXAMPLES, label="Examples at most", precision=0, minimum=2, min_width=130, elem_id="own-examples",
                     info="A larger file gives a seeded sample: each label in its share.",
                 )  # fmt: skip
-                self.seed = gr.Number(0, label="Seed of the sample", precision=0, min_width=130, elem_id="own-seed")
+                self.seed = gr.Number(
+                    0, label="Seed of the sample", precision=0, min_width=130, elem_id="own-seed",
+                    info="The same seed takes the same rows.",
+                )  # fmt: skip
                 self.match = gr.Dropdown(
                     MATCHES, value="auto", label="Labels are matched", min_width=130, elem_id="own-match",
                     info="Numbers count the head's labels from 0.",

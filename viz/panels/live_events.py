@@ -14,6 +14,7 @@ from explorer.recipe import Recipe
 from explorer.session import change
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
+from viz.panels.answers import AnswersPlace
 from viz.panels.export import ExportPlace
 from viz.panels.history import HistoryPlace
 from viz.panels.merge import MergePlace
@@ -39,6 +40,7 @@ class LiveEvents:
     why: WhyPlace
     history: HistoryPlace
     sweep: SweepPlace
+    answers: AnswersPlace
     asking: PromptPlace
     slot_of: SlotOf
     live: Mapping[str, Any]
@@ -64,9 +66,10 @@ class LiveEvents:
             self.follow(event.then(self.rescore_kept, None, self.outputs, **live))
         export.connect(self.slot_of, live)
         self.why.connect(self.slot_of, live)
+        self.answers.connect(self.slot_of, live)
         self.asking.connect(self.slot_of, live)
 
-    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab, ask: gr.Tab) -> None:
+    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab, answers: gr.Tab, ask: gr.Tab) -> None:
         """What lies behind another tab is drawn once it is opened, and not before."""
 
         def turned(shown: bool) -> Callable[[gr.Request], list[Any]]:
@@ -78,12 +81,16 @@ class LiveEvents:
         def looked_at(request: gr.Request) -> Iterator[list[Any]]:
             yield from self.history.open(self.slot_of(request))
 
+        def answered(request: gr.Request) -> list[Any]:
+            return self.answers.open(self.slot_of(request))
+
         def writers(request: gr.Request) -> list[Any]:
             return self.asking.show(self.slot_of(request))
 
-        for tab in (why, history, sweep, ask):
+        for tab in (why, history, sweep, answers, ask):
             tab.select(turned(tab is why), None, self.why.outputs, **self.live)
         history.select(looked_at, None, self.history.outputs, **self.live)
+        answers.select(answered, None, self.answers.outputs, **self.live)
         ask.select(writers, None, self.asking.outputs, **self.live)
 
     def follow(self, event: Any) -> None:
@@ -94,10 +101,14 @@ class LiveEvents:
 
         self.history.after(event)
 
+        def answers(request: gr.Request) -> Iterator[list[Any]]:
+            yield from self.answers.follow(self.slot_of(request))
+
         def written_before(request: gr.Request) -> list[Any]:
             return self.asking.after_move(self.slot_of(request))
 
         event.then(cursor, None, self.sweep.panel, **self.live)
+        event.then(answers, None, self.answers.outputs, **self.live)
         event.then(written_before, None, self.asking.outputs, **self.live)
 
     # Callbacks. The first arguments come from the page; `request` says which tab it is.

@@ -17,6 +17,7 @@ from explorer.session import change, from_link, redo, undo, with_models
 from explorer.workbench import Slot, Workbench
 from viz.overview_cards import CSS as OVERVIEW_CSS
 from viz.panels import words
+from viz.panels.answers import AnswersPlace
 from viz.panels.export import ExportPlace
 from viz.panels.history import HistoryPlace
 from viz.panels.interference import InterferencePlace
@@ -63,6 +64,8 @@ def build(bench: Workbench) -> gr.Blocks:
                         history = HistoryPlace(bench, keeper)
                     with gr.Tab("Sweep", id="sweep") as sweep_tab:
                         sweep = SweepPlace(bench)
+                    with gr.Tab("Answers", id="answers") as answers_tab:
+                        answers = AnswersPlace(bench)
                     with gr.Tab("Ask", id="ask") as ask_tab:
                         asking = PromptPlace(bench)
                 export = ExportPlace(bench)
@@ -71,9 +74,9 @@ def build(bench: Workbench) -> gr.Blocks:
             return bench.slot(str(request.session_hash))
 
         tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
-        events = LiveEvents(bench, bar, merge, export, why, history, sweep, asking, slot_of, LIVE)
+        events = LiveEvents(bench, bar, merge, export, why, history, sweep, answers, asking, slot_of, LIVE)
         _Wiring(bench, models, interference, events).connect(page, places, tabs)
-        events.connect_tabs(why_tab, history_tab, sweep_tab, ask_tab)
+        events.connect_tabs(why_tab, history_tab, sweep_tab, answers_tab, ask_tab)
     return page
 
 

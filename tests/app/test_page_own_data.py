@@ -74,7 +74,8 @@ def open_models(page: Page, models: Path) -> None:
     tasks.locator("xpath=..").get_by_title("Clear").click()
     for name in LABELS:
         tasks.fill(str(models / name))
-        page.get_by_role("option", name=str(models / name), exact=True).click()
+        # The list of the other box may still be fading out.
+        page.get_by_role("option", name=str(models / name), exact=True).last.click()
     tasks.press("Escape")
     page.get_by_role("button", name="Open these models").click()
     expect(page.locator("#topbar")).to_contain_text("3 fine-tunes of base")
@@ -156,6 +157,7 @@ def test_three_classifiers_are_scored_on_three_tables_and_evaluate_agrees(
 
     # Taken away and brought back; nobody else sees any of it.
     other = tabs("?" + copied_link(page))
+    expect(other.locator("#mixer .row").first).to_be_visible()  # the link opens the place that was open
     go(other, "Models")
     expect(other.locator("#topbar")).to_contain_text("3 fine-tunes of base")
     other.get_by_role("button", name="Your data").click()

@@ -9,7 +9,8 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, k: int) -> float:
     """nDCG at k of documents [d] by their scores: Σ gain · 1 / log2(place + 1) over the best order's, in [0, 1].
 
     Documents of equal score share the mean of their discounts, so no order among them is favoured; beyond place k the
-    discount is 0. Scores that are not finite come last. NaN where nothing is relevant.
+    discount is 0. Scores that are not finite come last; where none is finite nothing was ranked,
+    which earns 0. NaN where nothing is relevant.
     Paper: Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, 2002; ties as McSherry and Najork,
     Computing information retrieval performance measures efficiently in the presence of tied scores, 2008.
     """
@@ -19,4 +20,6 @@ def ndcg(scores: np.ndarray, relevance: np.ndarray, k: int) -> float:
     _, group, sizes = np.unique(-known, return_inverse=True, return_counts=True)
     ends = np.cumsum(sizes)
     shared = np.array([discount[end - size : end].mean() for end, size in zip(ends, sizes, strict=True)])
+    if best > 0 and not np.isfinite(scores).any():
+        return 0.0
     return float(relevance @ shared[group]) / best if best > 0 else float("nan")

@@ -14,7 +14,6 @@ import pandas as pd
 from explorer.calibration import calibration
 from explorer.changed_examples import CHANGES, changed_examples, churn, example_table
 from explorer.errors import ExplorerError
-from explorer.evaluation import EvaluationTask
 from explorer.held import Scores, held_models, held_of
 from explorer.noting import models_key
 from explorer.results import Result, csv_text
@@ -115,7 +114,7 @@ class AnswersPlace:
         table, file = self._changed(slot, task, held)
         return [told, chosen, table, file, draw("calibration", calibration(held, known), task=task.name)]
 
-    def _changed(self, slot: Slot, task: EvaluationTask, held: Mapping[str, Scores]) -> tuple[str, Any]:
+    def _changed(self, slot: Slot, task: Any, held: Mapping[str, Scores]) -> tuple[str, Any]:
         """The changed examples of a task as a table, and as a file."""
         view, hidden = self._view(slot), gr.update(visible=False)
         before = held.get(view.beside, {}).get(task.name)
@@ -137,7 +136,7 @@ class AnswersPlace:
         rows["content"] = [c if len(c) <= _SHORT else c[: _SHORT - 1] + "…" for c in rows["content"].astype(str)]
         return f"<p>{said}.</p>" + words.table(rows, caption="Changed answers"), self._file(slot, task, found)
 
-    def _file(self, slot: Slot, task: EvaluationTask, found: Result) -> Any:
+    def _file(self, slot: Slot, task: Any, found: Result) -> Any:
         folder = self.bench.uploads.folder_of(slot.id) / "answers"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "changed-answers.csv"

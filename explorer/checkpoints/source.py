@@ -88,7 +88,9 @@ class CheckpointSource:
             return checkpoint.read_delta(name, start, stop)
         held = checkpoint.info(name)
         if start == stop:
-            return torch.empty(0, dtype=held.dtype)  # its dtype is wanted, and no file need be touched
+            # Its dtype is wanted, and no file need be touched. Rows of the base's own may be among it.
+            whole = held.numel >= own.numel
+            return torch.empty(0, dtype=held.dtype if whole else torch.promote_types(own.dtype, held.dtype))
         if held.numel >= own.numel:
             return checkpoint.read_flat(name, start, stop)
         return read_rows(

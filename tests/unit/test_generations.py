@@ -12,6 +12,7 @@ from workbench_zoo import make_bench, make_models
 from explorer.errors import Cancelled, InputError, ParameterError, UnknownNameError
 from explorer.generations import NO_WRITER, Writing, generations, kind_of_writer, stop_generations, writers
 from explorer.recipe import Recipe
+from explorer.session import change
 from explorer.workbench import Workbench
 from viz.panels.prompting import PromptPlace
 from viz.panels.prompting_words import columns
@@ -132,7 +133,9 @@ def test_the_place_shows_what_is_written_and_what_is_wrong(bench: Workbench, fol
         assert words in said[0] and 'role="alert"' in said[0]
     going = place.run(slot, "japan", ["merged"], {**given, "max_new_tokens": 1000})
     next(going)
-    place.waiting()
+    assert place.after_move(slot)[0] == gr.skip(), "texts of this setting are not old"
+    slot.session = change(slot.session, slot.session.recipe.with_parameters(scale=0.9))
+    assert "of the setting before" in place.after_move(slot)[0]
     place.leave(slot)
     assert "<script>" not in columns([Writing("expert", "<script>", "<b>hi</b>", 3)], stopped=True)
 

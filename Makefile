@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes of one thread each: more threads would only wait for one another. Neighbours stay in one process: what
+# they make or compile together is made once.
+TWO := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .PHONY: app test fast lint types docs check samples clean
 
@@ -19,11 +22,11 @@ app: $(VENV)/.app          ## start the app on the bundled sample models
 
 test: $(VENV)/.dev         ## every test, in a real browser too
 	$(BIN)/python tests/app/browser.py --install
-	$(BIN)/python -m pytest -m "not browser" -n 2 $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
+	$(TWO) -m "not browser" $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 	$(BIN)/python -m pytest -m browser $(ARGS) $(if $(ARGS),|| test $$? -eq 5)
 
 fast: $(VENV)/.dev         ## the tests that take less than two minutes together
-	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 $(ARGS)
+	$(TWO) -m "not slow and not browser" $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -68,7 +68,7 @@ class Scorer:
         recipe = replace(self.recipe, method=method, parameters={**values, "scale": scale})
         self.live.merge(recipe, cache=self.store)
         *_, last = self.evaluator.run(self.live.module_for, key=self.live.key, tasks=list(members))
-        return {task: round(score.n_correct / score.n, 5) for task, score in last.scores.items()}
+        return {task: round(score.score, 5) for task, score in last.scores.items()}
 
     def n(self) -> dict[str, int]:
         """Test examples of each task."""

@@ -90,7 +90,7 @@ class Zoo:
         runs = self.evaluators[split].run(module, key=key, store=self.store, tasks=tasks, only_quick=part)  # type: ignore[arg-type]
         for partial in runs:
             scores = partial.scores
-        return {name: (s.n_correct, s.n) for name, s in scores.items()}
+        return {name: (int(s.correct), s.n) for name, s in scores.items()}
 
     def give_statistics(self) -> None:
         """Open the models anew with what methods that need data read: measured once, on the tune split."""

@@ -161,9 +161,11 @@ def _model(given: str, checkpoint: Checkpoint) -> str:
 
 
 def _row_lines(models: OpenModels) -> list[str]:
-    """What the merge left out of embeddings and heads whose number of rows is not the base's."""
-    notes = models.alignment.row_notes(models.names)
-    return ["Of these tensors only the rows in common are merged:", "", *(f"- {n}" for n in notes), ""] if notes else []
+    """What the merge left out of embeddings and heads that are not the base's, and what it read otherwise."""
+    rows = models.alignment.row_notes(models.names)
+    others = [n for n in models.alignment.notes(models.names) if n not in rows]
+    lines = ["Of these tensors only the rows in common are merged:", "", *(f"- {n}" for n in rows), ""] if rows else []
+    return lines + (["Names and layers on top:", "", *(f"- {n}" for n in others), ""] if others else [])
 
 
 def _score_lines(scores: Result | None, task: str | None) -> list[str]:

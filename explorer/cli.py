@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from explorer import adapter_command, mergekit_command
-from explorer.commands import COMMANDS, add_commands
+from explorer.commands import COMMANDS, add_commands, positive_number
 from explorer.docs_commands import CATALOGUES, list_plugins, write_docs
 from explorer.errors import ExplorerError, InputError, all_problems, sentence
 from explorer.export_command import add_export_options, add_verify, run_plan, run_verify, settings_of
 from explorer.gather_command import add_gather, run_gather
 from explorer.recipe import Recipe, hub_parts, model_name
 from explorer.survey_command import ReportWriter, add_survey, run_survey
+from explorer.task_command import add_task, run_task
 from explorer.terminal import make_folder, print_json, print_table, progress_line
 
 SAMPLE_TASKS = Path("sample_checkpoints") / "tasks"
@@ -65,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--tasks-folder", type=Path, default=SAMPLE_TASKS, metavar="DIR", help="where tasks lie")
     evaluate.add_argument("--split", default="test", help="split to score (default test)")
     evaluate.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU when there is one)")
+    harness = "tasks of lm-evaluation-harness instead (an optional install: lm-eval)"
+    evaluate.add_argument("--harness", nargs="+", metavar="TASK", help=harness)
+    limit = "with --harness: only the first N examples of each task, which is no result to quote"
+    evaluate.add_argument("--limit", type=positive_number, metavar="N", help=limit)
     add_gather(commands, SAMPLE_TASKS)
+    add_task(commands)
     for name, what in CATALOGUES.items():
         commands.add_parser(name, help=f"{what} with their parameters, ranges, defaults and help")
     add_commands(commands, SAMPLE_TASKS)
@@ -204,6 +210,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     merged = arguments.hub and arguments.model.suffix in (".yaml", ".yml")
     _download(arguments, Recipe.load(arguments.model).checkpoints if merged else [str(arguments.model)])
+    if arguments.harness:
+        from explorer.harness_command import run as run_harness
+
+        return run_harness(arguments)
+    if arguments.limit is not None:
+        raise InputError(sentence("evaluate", "--limit goes with --harness", "no --harness", "Leave --limit out."))
     result = evaluate_model(
         arguments.model,
         tasks=arguments.tasks,
@@ -231,6 +243,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "mergekit": mergekit_command.run_explain,
     "evaluate": _evaluate,
     "gather": lambda arguments: run_gather(arguments, progress_line),
+    "task": run_task,
     **{kind: list_plugins(kind) for kind in CATALOGUES},
     "docs": write_docs,
     **COMMANDS,

@@ -11,20 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
-from explorer.errors import Cancelled
 from explorer.evaluation import (
-    EvaluationTask,
-    Evaluator,
     TaskMetric,
     TaskScore,
     common_outcomes,
     holm,
     mcnemar,
     paired_bootstrap,
+    paired_permutation,
 )
-from explorer.live import scores_key
+from explorer.held import held_of
 from explorer.recipe import Recipe
 from explorer.results import Result, count, fraction, number, text
 from explorer.streaming import LiveUpdate, stream
@@ -36,6 +33,8 @@ RESAMPLES = 10_000
 AB_DIFFERENCE = (
     text("part", "task: one task; mean: the average over all tasks above, which are taken as given"),
     text("task", "task of the row; empty for the mean"),
+    text("metric", "what the score is, such as accuracy; empty where the mean is over several"),
+    text("test", "McNemar where every answer is right or wrong, else permutation: what p comes from"),
     count("n", "examples that both settings have answered"),
     count("n_total", "examples of the whole split"),
     number("score_a", "score of the pinned setting A on these examples", -1, 1),
@@ -45,7 +44,7 @@ AB_DIFFERENCE = (
     number("high", "upper end of it", -2, 2),
     count("only_a", "examples that only A answers correctly, or better where answers are not right or wrong"),
     count("only_b", "examples that only B answers correctly, or better"),
-    fraction("p", "two-sided exact McNemar p-value; undefined for the mean and where answers are not right or wrong"),
+    fraction("p", "two-sided p-value: exact McNemar for right and wrong, else a paired permutation; none for the mean"),
     fraction("p_holm", "the same after Holm's correction for the number of tasks"),
 )
 
@@ -68,7 +67,7 @@ def compare(bench: Workbench, a: Recipe, b: Recipe, *, names: tuple[str, str] = 
     Raises InputError when the models cannot be opened.
     """
     evaluator = bench.evaluator(b)
-    held_a, held_b = (_held(bench, evaluator, recipe) for recipe in (a, b))
+    held_a, held_b = (held_of(bench, recipe, evaluator) for recipe in (a, b))
     missing = any(t not in held_a or held_a[t].n < score.n for t, score in held_b.items())
     both = [h[t] for h in (held_a, held_b) for t in evaluator.tasks if t in h]
     complete = len(both) == 2 * len(evaluator.tasks) > 0 and all(score.complete for score in both)
@@ -83,7 +82,7 @@ def difference_table(a: Mapping[str, TaskScore], b: Mapping[str, TaskScore]) -> 
     pairs = {t: (ours, theirs) for t, (ours, theirs) in pairs.items() if len(ours)}
     metrics = {t: b[t].metric for t in pairs}
     rows = [_row("task", task, b[task].n_total, {task: pair}, metrics) for task, pair in pairs.items()]
-    p_values = [mcnemar(*pair) if metrics[t].binary else float("nan") for t, pair in pairs.items()]
+    p_values = [paired_p(metrics[t], *pair) for t, pair in pairs.items()]
     rows = [(*row, p, q) for row, p, q in zip(rows, p_values, holm(p_values), strict=True)]
     if pairs:
         total = sum(b[t].n_total for t in pairs)
@@ -101,30 +100,17 @@ def _row(
     ours, theirs = ({t: pair[i] for t, pair in pairs.items()} for i in (0, 1))
     found = paired_bootstrap(ours, theirs, resamples=RESAMPLES, confidence=CONFIDENCE, metrics=metrics)
     scores = [float(np.mean([metrics[t].value(x) for t, x in side.items()])) for side in (theirs, ours)]
-    only = [sum(_better(x, y[t]) for t, x in side.items()) for side, y in ((theirs, ours), (ours, theirs))]
-    return part, task, found.n, n_total, *scores, found.difference, found.low, found.high, *only
+    earned = [{t: metrics[t].credits(x) for t, x in side.items()} for side in (theirs, ours)]
+    only = [sum(int((x > other[t]).sum()) for t, x in side.items()) for side, other in (earned, earned[::-1])]
+    named = {metrics[t].name for t in pairs}
+    metric = named.pop() if len(named) == 1 else ""
+    test = "McNemar" if all(metrics[t].binary for t in pairs) else "permutation"
+    return part, task, metric, test, found.n, n_total, *scores, found.difference, found.low, found.high, *only
 
 
-def _better(first: np.ndarray, second: np.ndarray) -> int:
-    """Examples with a higher outcome in the first; 0 where outcomes are no single numbers."""
-    return int((first.astype(float) > second.astype(float)).sum()) if first.ndim == 1 else 0
-
-
-def _held(bench: Workbench, evaluator: Evaluator, recipe: Recipe) -> dict[str, TaskScore]:
-    """What is held of a setting's answers, block by block from the first, up to the first that is not held."""
-    key = scores_key(recipe, bench.models(recipe))
-    scores: dict[str, TaskScore] = {}
-
-    def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held
-        raise Cancelled("comparison: not every answer of this setting is held.")
-
-    for task in evaluator.tasks:
-        try:
-            for partial in evaluator.run(refuse, key=key, store=bench.store, tasks=[task]):
-                scores = {**scores, **partial.scores}
-        except Cancelled:
-            continue
-    return scores
+def paired_p(metric: TaskMetric, first: np.ndarray, second: np.ndarray) -> float:
+    """The p-value of two models' outcomes: exact McNemar for right and wrong, else by paired permutation."""
+    return mcnemar(first, second) if metric.binary else paired_permutation(metric, first, second)
 
 
 def score_aside(bench: Workbench, slot: Slot, recipe: Recipe) -> Iterator[LiveUpdate]:

@@ -21,7 +21,7 @@ SHOWN_NAMES = 3
 class Inspection:
     """`models`: one row per checkpoint. `differences`: one row per task. `problems` stop a merge; `warnings` do not.
 
-    `notes`: what the recipe's policy leaves out of tensors that it merges in part.
+    `notes`: heads and rows of tensors that are left out, and names that were read otherwise.
     """
 
     models: pd.DataFrame
@@ -77,7 +77,7 @@ def inspect_aligned(alignment: Alignment, policy: str = "refuse") -> Inspection:
         warnings=(*lineage, *unchanged),
         mergeable=len(merged),
         tensors=len(alignment.base.tensors),
-        notes=tuple(alignment.row_notes(merged)) if policy == "common_rows" else (),
+        notes=tuple(alignment.notes(merged)),
     )
 
 

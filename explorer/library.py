@@ -135,7 +135,7 @@ def evaluate_model(
     """Scores of a model folder, of a folder with one model per task, or of a recipe (merged in memory).
 
     A recipe gives, to the digit, what the folder it exports gives. `tasks` None means: every task of the folder that
-    the model can serve. Raises InputError for unknown tasks, models or recipes.
+    the model can serve. Raises InputError for unknown tasks, models or recipes, and for a merge's tasks without heads.
     """
     cached = find_cached(str(model))
     path, on = cached.folder if cached else Path(model), pick_device(device).torch
@@ -146,11 +146,14 @@ def evaluate_model(
         folders = {p.name: p for p in sorted(path.iterdir()) if p.is_dir()}
         chosen = _tasks(tasks or _serving(path / RECIPE_FILE, known), known, split)
         _require_served([t.name for t in chosen], folders, str(path))
+        _require_heads(chosen)
         one = lambda task: Loaded(folders[task.name], device=on)(task)  # noqa: E731
         return evaluate(one, chosen, folders[chosen[0].name], device=on, progress=progress)
     loaded = Loaded(path, device=on)
     folder = path.expanduser() if path.expanduser().is_dir() else path.expanduser().parent
     chosen = _tasks(tasks or _serving(folder / RECIPE_FILE, known), known, split)
+    if (folder / RECIPE_FILE).is_file():
+        _require_heads(chosen)
     chosen = [with_head_of(loaded.checkpoint, t) for t in chosen]
     return evaluate(loaded, chosen, folder, device=on, progress=progress)
 
@@ -178,8 +181,17 @@ def _evaluate_recipe(
     models = open_models(recipe)
     live = LiveModel(load_resident(models, device))
     live.merge(recipe, cache=Store())
-    chosen = [with_head_of(expert_of(models, t.name), t) if t.name in models.tasks else t for t in chosen]
+    served = {t.name: expert_of(models, t.name) if t.name in models.tasks else models.base for t in chosen}
+    chosen = [with_head_of(served[t.name], t, base=models.base) for t in chosen]
     return evaluate(live.module_for, chosen, companions_folder(models.base), device=device, progress=progress)
+
+
+def _require_heads(tasks: Sequence[EvaluationTask]) -> None:
+    """Refuse tasks whose head stayed with the fine-tune: a merge holds the base's head, or one of averages."""
+    must, advice = "needs its head beside the data to score a merge", "Keep it there (write_head), or give the recipe."
+    problems = [sentence(t.name, must, "none", advice) for t in tasks if t.lacks_head]
+    if problems:
+        raise InputError(all_problems("tasks", problems))
 
 
 def _require_served(names: Sequence[str], served: Mapping[str, Any], who: str) -> None:

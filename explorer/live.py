@@ -163,12 +163,17 @@ class LiveModel:
             self._row.flat(name).copy_(self._stored[index].flat(name))
         self._shown = index
 
+    def bare(self, task: str) -> nn.Module:
+        """The model without layers of a task's own, with the weights that serve the task of this name."""
+        self._show(self.arena.tasks.index(task) if len(self._stored) > 1 else 0)
+        return self.module
+
     def module_for(self, task: EvaluationTask) -> nn.Module:
         """The module with the weights that serve this task, and the task's own layers on top where it has some.
 
         Raises CheckpointError when transformers cannot make the module that the task's kind asks for.
         """
-        self._show(self.arena.tasks.index(task.name) if len(self._stored) > 1 else 0)
+        self.bare(task.name)
         key = module_key(task)
         if key not in self._modules:
             resident = self.resident

@@ -30,7 +30,12 @@ _SAFE_NAME = re.compile(r"[^\s./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
 _WEIGHTS = re.compile(r"\.(?:safetensors|bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
 _HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,127}))?", re.ASCII)
 _PATHS = ("checkpoint", "statistics", "evaluation")
-_KEYS = ("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", "seed", "include", "exclude", "policy")
+_KEYS = (
+    *("schema", "base", "tasks", "method", "parameters", "add_ons", "dtype", "seed", "include", "exclude", "policy"),
+    "made_with",  # what a recipe was exported with; no part of the merge
+)
+Where = tuple[str, ...]
+"""The keys that lead to a value, such as ("tasks", "spam")."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +166,9 @@ class Recipe:
         if not isinstance(data, dict):
             got = type(data).__name__
             raise RecipeError(sentence(source, "must be a mapping with base, tasks and method", got, "See the README."))
-        problems = _problems(data, source)
+        problems = recipe_problems(data, source)
         if problems:
-            raise RecipeError(all_problems(source, problems))
+            raise RecipeError(all_problems(source, [text for _, text in problems]))
         tasks = tuple(_entry(name, entry) for name, entry in data["tasks"].items())
         return Recipe(
             base=data["base"],
@@ -219,61 +224,62 @@ def _is_add_on(entry: Any) -> bool:
     return isinstance(name, str) and isinstance(values or {}, dict)
 
 
-def _problems(data: dict[str, Any], source: str) -> list[str]:
-    problems = [sentence(source, "has only known keys", repr(k), near(str(k), _KEYS)) for k in data if k not in _KEYS]
+def recipe_problems(data: dict[str, Any], source: str) -> list[tuple[Where, str]]:
+    """Everything that keeps plain values from being a recipe, and where it stands."""
+    unknown = [k for k in data if k not in _KEYS]
+    problems: list[tuple[Where, str]] = [
+        ((str(k),), sentence(source, "has only known keys", repr(k), near(str(k), _KEYS))) for k in unknown
+    ]
+
+    def say(key: str, must: str, got: object, advice: str) -> None:
+        problems.append(((key,), sentence(source, must, got, advice)))
+
     if data.get("schema", SCHEMA) != SCHEMA:
-        problems.append(sentence(source, f"schema must be {SCHEMA}", data["schema"], "Update the explorer."))
+        say("schema", f"schema must be {SCHEMA}", data["schema"], "Update the explorer.")
     for key in ("base", "method"):
         if not isinstance(data.get(key), str):
-            problems.append(sentence(source, f"{key} must be text", repr(data.get(key)), f"Add a line `{key}: …`."))
+            say(key, f"{key} must be text", repr(data.get(key)), f"Add a line `{key}: …`.")
     problems += _task_problems(data.get("tasks"), source)
-    if not isinstance(data.get("parameters") or {}, dict):
-        problems.append(sentence(source, "parameters must be a mapping", repr(data["parameters"]), "Use {a: 1}."))
+    for key in ("parameters", "made_with"):
+        if not isinstance(data.get(key) or {}, dict):
+            say(key, f"{key} must be a mapping", repr(data[key]), "Use {a: 1}.")
     add_ons = data.get("add_ons") or []
     if not isinstance(add_ons, list) or not all(_is_add_on(entry) for entry in add_ons):
-        must, advice = "add_ons must be a list of names or {name: {parameter: value}}", "Use [{lines: {alpha: 0.1}}]."
-        problems.append(sentence(source, must, repr(add_ons), advice))
-    dtype = data.get("dtype")
-    if dtype is not None and dtype not in DTYPES:
-        hint = near(str(dtype), DTYPES)
-        problems.append(sentence(source, "dtype must be one of " + ", ".join(DTYPES), repr(dtype), hint))
+        must = "add_ons must be a list of names or {name: {parameter: value}}"
+        say("add_ons", must, repr(add_ons), "Use [{lines: {alpha: 0.1}}].")
+    for key, known in (("dtype", DTYPES), ("policy", POLICIES)):
+        value = data.get(key)
+        if value not in known and not (key == "dtype" and value is None) and key in data:
+            say(key, f"{key} must be one of " + ", ".join(known), repr(value), near(str(value), known))
     seed = data.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
-        problems.append(sentence(source, "seed must be a whole number", repr(seed), "Use 0."))
-    if data.get("policy", "refuse") not in POLICIES:
-        hint = near(str(data["policy"]), POLICIES)
-        problems.append(sentence(source, "policy must be one of " + ", ".join(POLICIES), repr(data["policy"]), hint))
+        say("seed", "seed must be a whole number", repr(seed), "Use 0.")
     for key in ("include", "exclude"):
         patterns = data.get(key) or []
         if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-            problems.append(
-                sentence(source, f"{key} must be a list of name patterns", repr(patterns), "Use ['*.bias'].")
-            )
+            say(key, f"{key} must be a list of name patterns", repr(patterns), "Use ['*.bias'].")
     return problems
 
 
-def _task_problems(tasks: Any, source: str) -> list[str]:
+def _task_problems(tasks: Any, source: str) -> list[tuple[Where, str]]:
     if not isinstance(tasks, dict) or not tasks:
-        got = "none" if not tasks else type(tasks).__name__
-        return [sentence(source, "tasks must name at least one checkpoint", got, "Use {name: {checkpoint: path}}.")]
-    problems = []
+        got, must = "none" if not tasks else type(tasks).__name__, "tasks must name at least one checkpoint"
+        return [(("tasks",), sentence(source, must, got, "Use {name: {checkpoint: path}}."))]
+    problems: list[tuple[Where, str]] = []
     for name, entry in tasks.items():
+
+        def say(must: str, got: object, advice: str, where: Where = ("tasks", str(name))) -> None:
+            problems.append((where, sentence(source, must, got, advice)))
+
         if not isinstance(name, str) or not _SAFE_NAME.fullmatch(name):
-            advice = "Quote it; leave out / and \\ and a leading dot."
-            problems.append(
-                sentence(source, "task names must be plain text, at most 80 characters", repr(name), advice)
-            )
+            must = "task names must be plain text, at most 80 characters"
+            say(must, repr(name), "Quote it; leave out / and \\ and a leading dot.")
         path = entry if isinstance(entry, str) else entry.get("checkpoint") if isinstance(entry, dict) else None
         if not isinstance(path, str):
-            problems.append(
-                sentence(source, f"task {name} must have a checkpoint", repr(entry), "Add `checkpoint: path`.")
-            )
+            say(f"task {name} must have a checkpoint", repr(entry), "Add `checkpoint: path`.")
         for key, what in (("statistics", "file"), ("evaluation", "folder")):
             given = entry.get(key) if isinstance(entry, dict) else None
             if given is not None and not (isinstance(given, str) and given):
-                must, advice = (
-                    f"{key} of task {name} must be the path of a {what}",
-                    f"Write `{key}: path`, or leave it out.",
-                )
-                problems.append(sentence(source, must, repr(given), advice))
+                must, advice = f"{key} of task {name} must be the path of a {what}", "or leave the line out."
+                say(must, repr(given), f"Write `{key}: path`, {advice}")
     return problems

@@ -7,6 +7,7 @@ can rely on them; it saves to one JSON file, so a figure can be redrawn later wi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,8 @@ def sweep_columns(kind: str, tasks: tuple[str, ...]) -> tuple[Column, ...]:
     """Columns of a sweep's table, one row per scored point; `tasks` are those with held-out examples."""
     axes = range(SWEEP_KINDS[kind])
     own = [
-        (fraction(f"accuracy:{t}", f"accuracy of {t}"), fraction(f"low:{t}", "lower end of its 95 % Wilson interval"),
-         fraction(f"high:{t}", "upper end of its 95 % Wilson interval"))
+        (number(f"score:{t}", f"score of {t}", -1, 1), number(f"low:{t}", "lower end of its 95 % interval", -1, 1),
+         number(f"high:{t}", "upper end of its 95 % interval", -1, 1))
         for t in tasks
     ]  # fmt: skip
     return (
@@ -114,15 +115,18 @@ def sweep_columns(kind: str, tasks: tuple[str, ...]) -> tuple[Column, ...]:
         *(count("ijk"[i], f"place on the grid of axis {i + 1}") for i in axes),
         *(column for columns in own for column in columns),
         count("n", "examples scored, all tasks together"),
-        fraction("mean", "mean accuracy over the tasks"),
-        fraction("low", "lower end of its 95 % bootstrap interval over examples, the tasks being fixed"),
-        fraction("high", "upper end of that interval"),
-        number("normalized", "mean over tasks of merged / expert accuracy on the same examples", 0),
-        number("worst", "the same for the worst task", 0),
+        number("mean", "mean score over the tasks", -1, 1),
+        number("low", "lower end of its 95 % bootstrap interval over examples, the tasks being fixed", -1, 1),
+        number("high", "upper end of that interval", -1, 1),
+        number("normalized", "mean over tasks of merged / expert score on the same examples"),
+        number("worst", "the same for the worst task"),
         text("worst_task", "name of the worst task"),
         count("reach", "steps of the grid to each side that this point stands for until finer ones are scored"),
         number("refined", "1 where every point within reach is scored", 0, 1),
     )
+
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,3 +195,23 @@ def _plain_values(column: pd.Series) -> list[Any]:
     if not pd.api.types.is_numeric_dtype(column):
         return column.astype(object).where(column.notna(), None).tolist()
     return column.astype(object).where(np.isfinite(column.astype(float)), None).tolist()
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV in which no text can act as a spreadsheet formula; numbers keep every digit."""
+    safe = {
+        place: column if pd.api.types.is_numeric_dtype(column) else column.astype(object).map(_inert)
+        for place, (_, column) in enumerate(table.items())
+    }
+    header = [str(_inert(str(name))) for name in table.columns]
+    return str(pd.DataFrame(safe, index=table.index).to_csv(index=False, header=header, lineterminator="\n"))
+
+
+def _inert(cell: object) -> object:
+    """Text that a spreadsheet would run gets a leading apostrophe, as `=1+1` and `@SUM(A1)` do."""
+    if not isinstance(cell, str) or _NUMBER.fullmatch(cell.strip()):
+        return cell
+    runs = cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in ("=", "+", "-", "@")
+    # A bare carriage return is not quoted, and would begin a row of its own in many readers.
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
+    return "'" + cell if runs and cell.strip() else cell

@@ -88,7 +88,7 @@ class LiveUpdate:
             normalized=self.summary.normalized_accuracy,
             worst=worst.normalized_accuracy if worst else float("nan"),
             worst_task=worst.task if worst else "",
-            accuracies=dict(zip(merged["task"], merged["accuracy"], strict=True)),
+            accuracies=dict(zip(merged["task"], merged["score"], strict=True)),
             complete=self.complete,
         )
 

@@ -170,6 +170,8 @@ def _write(
     folder: Path, results: Mapping[str, Any], summary: Mapping[str, Any], write_report: ReportWriter | None
 ) -> list[Path]:
     """Every file of a survey, each whole or not at all; Parquet where pyarrow is installed. Raises OutputError."""
+    from explorer.results import csv_text
+
     files = []
 
     def put(name: str, write: Callable[[Path], object]) -> None:
@@ -178,7 +180,7 @@ def _write(
 
     for name, result in results.items():
         put(f"{name}.json", result.save)
-        write_text(folder / f"{name}.csv", result.table.to_csv(index=False))
+        write_text(folder / f"{name}.csv", csv_text(result.table))
         files.append(folder / f"{name}.csv")
         if find_spec("pyarrow"):
             put(f"{name}.parquet", lambda path, table=result.table: table.to_parquet(path, index=False))  # type: ignore[misc]

@@ -183,7 +183,7 @@ def _row(sweep: Sweep, cell: Cell, scores: Scores, experts: Scores) -> dict[str,
         row |= {f"score:{task}": score.score, f"low:{task}": low, f"high:{task}": high}
     return {
         **row,
-        **{"n": mean.n, "mean": mean.difference, "low": max(0.0, mean.low), "high": min(1.0, mean.high)},
+        **{"n": mean.n, "mean": mean.difference, "low": max(-1.0, mean.low), "high": min(1.0, mean.high)},
         "normalized": summary.normalized_accuracy,
         "worst": worst.normalized_accuracy if worst else float("nan"),
         "worst_task": worst.task if worst else "",

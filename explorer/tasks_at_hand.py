@@ -26,7 +26,8 @@ class TasksAtHand:
     def of(self, recipe: Recipe, models: Callable[[], OpenModels], split: str) -> tuple[EvaluationTask, ...]:
         """The evaluation tasks of a recipe, in its order; tasks of it without one are left out.
 
-        Each carries the name of the recipe's task. Layers on top that the data does not bring are the fine-tune's own.
+        Each carries the name of the recipe's task. Layers on top that the data does not bring are the fine-tune's own,
+        or made of the label texts by the base.
         Raises PathError for a folder outside the allowed ones, DataError and CheckpointError as `load_task` and
         `own_head`.
         """
@@ -53,6 +54,6 @@ class TasksAtHand:
     def _with_head(self, task: EvaluationTask, models: Callable[[], OpenModels]) -> EvaluationTask:
         if not task.lacks_head:
             return task
-        expert = expert_of(models(), task.name)
-        key = f"head/{task.name}/{task.digest}/{expert.digest}"
-        return self._store.get_or_make(key, lambda: with_head_of(expert, task), _TASK_BYTES)
+        expert, base = expert_of(models(), task.name), models().base
+        key = f"head/{task.name}/{task.digest}/{expert.digest}/{base.digest}"
+        return self._store.get_or_make(key, lambda: with_head_of(expert, task, base=base), _TASK_BYTES)

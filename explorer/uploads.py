@@ -1,4 +1,4 @@
-"""Checkpoints that people upload: each in a folder of its own session, or not kept at all."""
+"""Checkpoints and data that people upload: each in a folder of its own session, or not kept at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Uploads:
         Raises InputError for anything but weights and their small companions, or when they are no checkpoint;
         OutputError when they cannot be stored. Nothing of them is kept then.
         """
-        folder = self._new_folder(session, upload_name(files))
+        folder = self.new_folder(session, upload_name(files))
         try:
             for file in files:
                 shutil.copyfile(file, folder / file.name)
@@ -41,10 +41,23 @@ class Uploads:
             raise
         return folder
 
-    def _new_folder(self, session: str, name: str) -> Path:
+    def folder_of(self, session: str) -> Path:
+        """Where everything of a session lies; it need not exist yet."""
+        return self.folder / digest_of(session)
+
+    def keep(self, session: str, file: Path) -> Path:
+        """Take over an uploaded file of data as it is. Raises OutputError when it cannot be stored."""
+        try:
+            return Path(shutil.move(file, self.new_folder(session, "data") / file.name))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise OutputError(sentence("upload", "must be storable", reason, "Free some space, try again.")) from error
+
+    def new_folder(self, session: str, name: str) -> Path:
+        """An empty folder of this name in the session's, or of this name and a number."""
         number = 1
         while True:
-            folder = self.folder / digest_of(session) / (name if number == 1 else f"{name}-{number}")
+            folder = self.folder_of(session) / (name if number == 1 else f"{name}-{number}")
             try:
                 folder.mkdir(parents=True)
                 return folder
@@ -53,7 +66,7 @@ class Uploads:
 
     def forget(self, session: str) -> None:
         """Remove what a session uploaded."""
-        shutil.rmtree(self.folder / digest_of(session), ignore_errors=True)
+        shutil.rmtree(self.folder_of(session), ignore_errors=True)
 
 
 def upload_name(files: Sequence[Path]) -> str:
@@ -67,4 +80,9 @@ def upload_name(files: Sequence[Path]) -> str:
         advice = "Select model.safetensors or pytorch_model.bin (or all shards and the index) and config.json together."
         raise InputError(sentence("upload", "must be weights (safetensors, PyTorch) and their config", got, advice))
     stem = min((f.stem for f in weights), key=len)
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem)[:60].strip("-") or "upload"
+    return plain_name(stem)
+
+
+def plain_name(text: str) -> str:
+    """Any text as the name of a folder."""
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in text)[:60].strip("-") or "upload"

@@ -49,10 +49,10 @@ MAX_SLOTS = 32
 class Workbench:
     """Models, tasks and sessions of one server.
 
-    `roots` are the only folders checkpoints may come from, uploads apart; `tasks_folders` hold evaluation tasks;
-    `exports` is where merges are written; `scratch` is for temporary files and goes with the server. `budget_bytes`
-    bounds what is kept resident for all sessions together. `cache` is a folder where answers of unmerged checkpoints
-    and surveys are kept between runs; None keeps nothing. `hub`: whether models of the Hugging Face hub may be named.
+    `roots` are the only folders checkpoints may come from, uploads apart (`allowed`: both); `tasks_folders` hold
+    evaluation tasks; `exports` is where merges are written; `scratch` is for temporary files and goes with the
+    server. `budget_bytes` bounds what is kept resident for all sessions together. `cache` is a folder where answers of
+    unmerged checkpoints and surveys are kept between runs; None keeps nothing. `hub`: whether hub models may be named.
     """
 
     def __init__(
@@ -71,12 +71,13 @@ class Workbench:
         self.scratch = Path(tempfile.mkdtemp(prefix="explorer-")).resolve()
         weakref.finalize(self, shutil.rmtree, self.scratch, ignore_errors=True)
         self.roots = tuple(dict.fromkeys(Path(r).resolve() for r in roots))
-        self._uploads = Uploads(self.scratch / "uploads")
+        self.uploads = Uploads(self.scratch / "uploads")
+        self.allowed = (*self.roots, self.uploads.folder)
         self.exports = Path(exports)
         self.device = pick_device(device)
         self.store, self._cache = _store(budget_bytes, cache, self.device.title), cache
         self.turns, self._opened = Turns(), Opened()
-        self._tasks = TasksAtHand(self.store, tasks_folders, (*self.roots, self._uploads.folder))
+        self._tasks = TasksAtHand(self.store, tasks_folders, self.allowed)
         self._slots: OrderedDict[str, Slot] = OrderedDict()
         self._residents: weakref.WeakValueDictionary[str, Resident] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
@@ -90,7 +91,7 @@ class Workbench:
             while len(self._slots) > MAX_SLOTS:
                 _, oldest = self._slots.popitem(last=False)
                 oldest.free()
-                self._uploads.forget(oldest.id)
+                self.uploads.forget(oldest.id)
             return self._slots[id]
 
     def close(self, id: str) -> None:
@@ -106,8 +107,7 @@ class Workbench:
 
     def models(self, recipe: Recipe) -> OpenModels:
         """The recipe's models, opened and aligned; only from the allowed folders and from uploads."""
-        allowed = (*self.roots, self._uploads.folder)
-        return self._opened.get(recipe.digest, lambda: open_models(recipe, allowed=allowed, hub=self.hub))
+        return self._opened.get(recipe.digest, lambda: open_models(recipe, allowed=self.allowed, hub=self.hub))
 
     def download(self, recipe: Recipe, cancel: CancelToken) -> None:
         """Fetch the recipe's hub models that the local cache lacks. Raises InputError unless `hub` allows it."""
@@ -124,7 +124,7 @@ class Workbench:
 
     def receive(self, slot_id: str, files: Sequence[Path]) -> Path:
         """Keep uploaded files as a checkpoint folder of one session; the path to open it by. See `Uploads`."""
-        return self._uploads.receive(slot_id, files)
+        return self.uploads.receive(slot_id, files)
 
     def method(self, name: str) -> Method:
         """A merge method by name. Raises UnknownNameError."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from explorer.errors import OutputError, sentence
+from explorer.results import csv_text
 from viz.style import FONT, Theme, page_colour, template, themed
 
 CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
@@ -22,7 +22,6 @@ ROWS_SHOWN = 200
 
 # The page may run what is written in it and nothing else, and may connect to nobody.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def figure_html(figure: go.Figure, theme: Theme = "light", *, title: str = "Figure") -> str:
@@ -35,29 +34,9 @@ def write_html(figure: go.Figure, path: Path, theme: Theme = "light", *, title: 
     write_text(Path(path), figure_html(figure, theme, title=title))
 
 
-def csv_text(table: pd.DataFrame) -> str:
-    """A table as CSV in which no text can act as a spreadsheet formula; numbers keep every digit."""
-    safe = {
-        place: column if pd.api.types.is_numeric_dtype(column) else column.astype(object).map(_inert)
-        for place, (_, column) in enumerate(table.items())
-    }
-    header = [str(_inert(str(name))) for name in table.columns]
-    return str(pd.DataFrame(safe, index=table.index).to_csv(index=False, header=header, lineterminator="\n"))
-
-
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """Write `csv_text`, whole or not at all. Raises OutputError."""
     write_text(Path(path), csv_text(table))
-
-
-def _inert(cell: object) -> object:
-    """Text that a spreadsheet would run gets a leading apostrophe, as `=1+1` and `@SUM(A1)` do."""
-    if not isinstance(cell, str) or _NUMBER.fullmatch(cell.strip()):
-        return cell
-    runs = cell[:1] in ("\t", "\r", "\n") or cell.lstrip()[:1] in ("=", "+", "-", "@")
-    # A bare carriage return is not quoted, and would begin a row of its own in many readers.
-    cell = cell.replace("\r\n", "\n").replace("\r", "\n")
-    return "'" + cell if runs and cell.strip() else cell
 
 
 def _figure(figure: go.Figure, theme: Theme, identity: str) -> str:

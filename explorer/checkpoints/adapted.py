@@ -131,7 +131,7 @@ def put_on(base: Checkpoint, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
     adapter = checkpoint
     wanted = [f"{f.module}.weight" for f in adapter.factors]
-    shift, ambiguous = _shift(base, wanted)
+    shift, ambiguous = shift_of(base, wanted)
     updates: dict[str, Update] = {}
     infos = dict(base.tensors)
     unmatched = []
@@ -165,7 +165,7 @@ def shifted(name: str, shift: Shift) -> str:
     return shift[1] + name.removeprefix(shift[0])
 
 
-def _shift(base: Checkpoint, wanted: Sequence[str]) -> tuple[Shift, tuple[str, ...]]:
+def shift_of(base: Checkpoint, wanted: Sequence[str]) -> tuple[Shift, tuple[str, ...]]:
     """The change of prefix under which the base has most of the names, and the rivals when several do alike.
 
     Tried: no change; taking away the first one or two parts; putting before whatever the base has before such a name.

@@ -17,6 +17,15 @@ from explorer.checkpoints.compare import (
     same_bytes,
 )
 from explorer.checkpoints.handle import Checkpoint, TensorInfo
+from explorer.checkpoints.own_layers import (
+    Renamed,
+    is_task_head,
+    labels_of,
+    on_top,
+    own_note,
+    shared_note,
+    under_names_of,
+)
 from explorer.checkpoints.rows import differs_in_rows, rows_note
 from explorer.checkpoints.tied import tied_tensors
 from explorer.errors import AlignmentError, all_problems, near, sentence
@@ -73,6 +82,14 @@ class AlignmentReport:
         return (sum(self.base.info(n).numel for n in self.shared) + common) / total if total else 0.0
 
     @cached_property
+    def own_layers(self) -> tuple[str, ...]:
+        """Layers on top of the backbone that are not the same in base and fine-tune, such as `classifier.weight`.
+
+        They are no problem: nothing merges them, and a task with its own head is scored with its fine-tune's.
+        """
+        return on_top((*self.extra, *self.missing), self.different_shape, self.checkpoint.tensors)
+
+    @cached_property
     def common_rows(self) -> tuple[str, ...]:
         """Float tensors of another shape that have rows in common: embeddings and heads with more or fewer rows."""
         both = [(self.base.info(n), self.checkpoint.info(n)) for n in self.different_shape]
@@ -104,21 +121,22 @@ class AlignmentReport:
         """One sentence per tensor that cannot be merged; reads tensors that are no floats, up to where they differ.
 
         Under the policy "common_rows" tensors with rows in common are no problem. A tensor of whole numbers that only
-        one side has (a `position_ids` buffer) is listed but is no problem.
+        one side has (a `position_ids` buffer) is listed but is no problem; nor are `own_layers`.
         """
         who, found = f"task {self.task}", []
         if self.is_other_architecture:
             return [self._other_architecture()]
-        solved = self.common_rows if policy == "common_rows" else ()
+        solved = {*self.own_layers, *(self.common_rows if policy == "common_rows" else ())}
         for name in (n for n in self.different_shape if n not in solved):
             got = _shape(self.checkpoint.info(name))
             must = f"tensor {name} must have the base's shape {_shape(self.base.info(name))}"
             found.append(sentence(who, must, got, _ROWS if name in self.common_rows else _KEEP))
-        for name in (n for n in self.missing if self.base.info(n).is_float):
+        for name in (n for n in self.missing if n not in solved and self.base.info(n).is_float):
             found.append(sentence(who, f"tensor {name} of the base must be there", "none", _KEEP))
         if isinstance(self.checkpoint, AdaptedCheckpoint):
             found += [self.checkpoint.unmatched_problem(self.task, n) for n in self.checkpoint.unmatched]
-        for name in (n for n in self.extra if n in self.checkpoint.tensors and self.checkpoint.info(n).is_float):
+        extra = [n for n in self.extra if n in self.checkpoint.tensors and n not in solved]
+        for name in (n for n in extra if self.checkpoint.info(n).is_float):
             must = f"tensor {name} must be in the base too"
             advice = "Policy keep_base leaves it out; policy refuse merges nothing."
             found.append(sentence(who, must, "none there", advice))
@@ -138,22 +156,8 @@ class AlignmentReport:
             return self.checkpoint.other_base_problem(self.task)
         mine, theirs = self.base.architecture, self.checkpoint.architecture
         got = f"{theirs} with {self.shared_fraction:.0%} of the base's parameters in common"
-        advice = (
-            "Choose a fine-tune of this base."
-            if not self._prefix
-            else (f"The names differ by the prefix '{self._prefix}': save both from the same model class.")
-        )
-        return sentence(f"task {self.task}", f"must be of the base's architecture, {mine}", got, advice)
-
-    @property
-    def _prefix(self) -> str:
-        """A prefix such as `bert.` that turns most names of one side into the other's; empty if there is none."""
-        for longer, shorter in ((self.extra, self.missing), (self.missing, self.extra)):
-            for prefix in sorted({name.split(".")[0] + "." for name in longer if "." in name}):
-                matched = {n.removeprefix(prefix) for n in longer if n.startswith(prefix)} & set(shorter)
-                if len(matched) > len(shorter) / 2:
-                    return prefix
-        return ""
+        must = f"must be of the base's architecture, {mine}"
+        return sentence(f"task {self.task}", must, got, "Choose a fine-tune of this base.")
 
 
 def _shape(info: TensorInfo | None) -> str:
@@ -198,6 +202,18 @@ class Alignment:
             for name in report.common_rows
             if name in merged
         ]
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """What a person should know of a merge of these tensors: names read otherwise, heads, rows left out."""
+        merged = set(names)
+        read = [f"task {t}: {c.note}." for t, c in self.tasks.items() if isinstance(c, Renamed)]
+        own = {t: [n for n in r.own_layers if n not in merged] for t, r in self.reports.items()}
+        heads = [own_note(t, mine) for t, mine in own.items() if mine]
+        shared = [n for n in names if is_task_head(n)]
+        if shared:
+            labels = {t: found for t, c in self.tasks.items() if (found := labels_of(c)) is not None}
+            heads.append(shared_note(shared, labels))
+        return [*read, *heads, *self.row_notes(names)]
 
     def rows(self, *, read_weights: bool = True) -> list[dict[str, Any]]:
         """The tidy rows of every task."""
@@ -249,8 +265,11 @@ class Alignment:
 
 
 def align(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> Alignment:
-    """Compare the base with every task, tensor by tensor; reads headers only. Adapters are put on the base."""
-    tasks = {task: put_on(base, checkpoint) for task, checkpoint in tasks.items()}
+    """Compare the base with every task, tensor by tensor; reads headers only.
+
+    Adapters are put on the base; names that differ from the base's by a prefix are read without it, or with it.
+    """
+    tasks = {task: put_on(base, under_names_of(base, checkpoint)) for task, checkpoint in tasks.items()}
     reports = {task: _report(task, base, checkpoint) for task, checkpoint in tasks.items()}
     own = {i.name for i in base.infos if i.is_float}
     mergeable = own.intersection(*(r.shared for r in reports.values()))

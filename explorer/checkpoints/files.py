@@ -152,6 +152,11 @@ def file_digest(stamp: FileStamp) -> str:
     return known
 
 
+def known_digest(stamp: FileStamp) -> str | None:
+    """What `file_digest` gives, where it is known without reading the file; else None."""
+    return _digests.get(stamp) or _noted(_note(stamp))
+
+
 def _digest_of_content(stamp: FileStamp) -> str:
     total, block = hashlib.sha256(), bytearray(min(_BLOCK_BYTES, max(stamp.size_bytes, 1)))
     for offset in range(0, stamp.size_bytes, len(block)):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explorer.checkpoints.files import FileStamp, file_digest, read_into
+from explorer.checkpoints.files import FileStamp, file_digest, known_digest, read_into
 from explorer.errors import CheckpointError, near, sentence
 from explorer.seeds import digest_of
 
@@ -94,6 +94,12 @@ class Checkpoint:
     def digest(self) -> str:
         """Digest of the weight files' bytes: reads them once, then remembered while they stay the same."""
         return digest_of("checkpoint", *[file_digest(stamp) for stamp in self.stamps])
+
+    @property
+    def known_digest(self) -> str | None:
+        """The digest where it is remembered, else None: reads no weights."""
+        parts = [known_digest(stamp) for stamp in self.stamps]
+        return None if None in parts else digest_of("checkpoint", *parts)
 
     def file_digest(self, file: Path) -> str:
         """Digest of the bytes of one of its weight files."""

@@ -76,6 +76,7 @@ Gold = Callable[[Sequence[Row], Parameters], np.ndarray]
 Outcomes = Callable[[np.ndarray, np.ndarray, Parameters], np.ndarray]
 Words = Callable[[Any, Sequence[str]], str]
 Config = Callable[[Sequence[str], Parameters], Mapping[str, Any]]
+Guess = Callable[[Sequence[Row], Parameters], float]
 
 
 def uniform_chance(labels: Sequence[str]) -> float:
@@ -128,7 +129,10 @@ class TaskKind:
         return self._hook("gold", hook)
 
     def outcomes(self, hook: Outcomes) -> Outcomes:
-        """Decorator: `(predictions, right answers, parameters) -> outcomes [n] or [n, k]` that the metric takes."""
+        """Decorator: `(predictions, right answers, parameters) -> outcomes [n] or [n, k]` that the metric takes.
+
+        The task's labels are among the parameters, as "labels".
+        """
         return self._hook("outcomes", hook)
 
     def words(self, hook: Words) -> Words:
@@ -139,19 +143,32 @@ class TaskKind:
         """Decorator: `(labels, parameters) -> entries of config.json` that the task's own head needs."""
         return self._hook("config", hook)
 
+    def guess(self, hook: Guess) -> Guess:
+        """Decorator: `(rows, parameters) -> score of guessing`, where that depends on the rows."""
+        return self._hook("guess", hook)
+
     @property
     def labelled(self) -> bool:
         """Whether rows carry labels, which task.json names."""
         return any(f.type in ("label", "labels") for f in self.fields)
 
     def metric_of(self, parameters: Parameters) -> TaskMetric:
-        """The metric under these parameters."""
+        """The metric under these parameters; a task hands its own over with its labels among them, as "labels"."""
         return self.metric if isinstance(self.metric, TaskMetric) else self.metric(parameters)
 
     def predictions(self, outputs: Tensor, tokenizer: Any, parameters: Parameters) -> np.ndarray:
         """Answers to one batch, from what the function returned."""
         hook = self._hooks.get("predict")
         return hook(outputs, tokenizer, parameters) if hook else answers_of(outputs).cpu().numpy()
+
+    def confidences(self, outputs: Tensor) -> np.ndarray:
+        """Softmax probability of the answer, [n] float32, 1/k to 1; NaN where outputs are not finite.
+
+        NaN throughout for kinds that say themselves what outputs predict: those need not be scores of choices.
+        """
+        if "predict" in self._hooks or outputs.ndim != 2:
+            return np.full(len(outputs), np.nan, dtype=np.float32)
+        return outputs.float().softmax(dim=1).amax(dim=1).cpu().numpy()
 
     def right_answers(self, rows: Sequence[Row], parameters: Parameters) -> np.ndarray:
         """The right answers of rows, in the same order."""
@@ -174,6 +191,11 @@ class TaskKind:
         """Entries of config.json that the task's own head needs."""
         hook = self._hooks.get("config")
         return hook(labels, parameters) if hook else {}
+
+    def chance_of(self, labels: Sequence[str], rows: Sequence[Row], parameters: Parameters) -> float:
+        """The score of guessing on these rows."""
+        hook = self._hooks.get("guess")
+        return float(hook(rows, parameters)) if hook else self.chance(labels)
 
     def _hook(self, name: str, hook: Any) -> Any:
         if name in self._hooks:

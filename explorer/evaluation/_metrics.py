@@ -40,6 +40,15 @@ class TaskMetric:
         """The value; NaN without outcomes."""
         return float(self.of(outcomes)) if len(outcomes) else float("nan")
 
+    def credits(self, outcomes: np.ndarray) -> np.ndarray:
+        """What each example earns alone, [n]: its outcome where the metric is their mean, else the metric of it alone.
+
+        NaN where the metric of one example is not defined (a correlation).
+        """
+        if self.mean or self.binary:
+            return np.asarray(outcomes, dtype=np.float64)
+        return np.array([self.of(outcomes[i : i + 1]) for i in range(len(outcomes))], dtype=np.float64)
+
     def interval(self, outcomes: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
         """Wilson for right and wrong; else a percentile bootstrap over examples, always with the same draws.
 

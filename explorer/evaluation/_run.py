@@ -17,7 +17,7 @@ from explorer.evaluation._api import KINDS
 from explorer.evaluation._locks import TRANSFORMERS
 from explorer.evaluation._plan import QUICK, Batch, Plan, plan_batches
 from explorer.evaluation._pool import map_batches
-from explorer.evaluation._scores import Partial, TaskScore, score_of
+from explorer.evaluation._scores import Partial, TaskScore, packed, score_of
 from explorer.evaluation._task import EvaluationTask
 from explorer.evaluation._tools import Tool, load_tool, tool_names
 from explorer.evaluation.statistics import scores_table
@@ -27,6 +27,8 @@ from explorer.store import Store
 
 ModuleForTask = Callable[[EvaluationTask], nn.Module] | nn.Module
 """One module for every task, or the module that serves a task: its own weights, or its own layers on top."""
+Answer = tuple[np.ndarray, np.ndarray]
+"""Predictions and confidences of one batch."""
 
 
 class _Meter:
@@ -140,7 +142,7 @@ class Evaluator:
         store: Store | None,
     ) -> tuple[np.ndarray, np.ndarray]:
         plan = self._plans[name]
-        held_as = f"predictions/{key}/{plan.digest}/{block}"
+        held_as = f"predictions/{key}/{plan.digest}/{block}/with confidences"
         held = store.get(held_as) if store else None
         if held is None:
             # Not get_or_make: a second caller would wait for the first and could not be cancelled meanwhile.
@@ -159,12 +161,14 @@ class Evaluator:
         kind, tool = KINDS.get(known.kind), self._tool(known)
         call = tool.call if tool else None
 
-        def answer(batch: Batch) -> np.ndarray:
+        def answer(batch: Batch) -> Answer:
             _check(cancel)
-            return kind.predictions(self.batch_scores(name, module, batch), call, known.parameters)
+            outputs = self.batch_scores(name, module, batch)
+            return kind.predictions(outputs, call, known.parameters), kind.confidences(outputs)
 
         run = map_batches if self.device.type == "cpu" else _one_by_one
-        return np.concatenate(run(answer, batches))
+        answered = run(answer, batches)
+        return packed(*(np.concatenate(parts) for parts in zip(*answered, strict=True)))
 
     def batch_scores(self, task: str, module: nn.Module, batch: Batch) -> Tensor:
         """Outputs [n, k] of one batch of a task's plan, on this evaluator's device."""
@@ -188,6 +192,7 @@ class Evaluator:
                 "digest": task.digest,
                 "batches": self.plan(name).digest,
                 "parameters": dict(task.parameters),
+                **({"head": task.head_source} if task.head_source else {}),
             }
             for name, task in self.tasks.items()
         }
@@ -195,7 +200,7 @@ class Evaluator:
         return {"device": str(self.device), **versions, "tasks": described}
 
 
-def _one_by_one(function: Callable[[Batch], np.ndarray], batches: Sequence[Batch]) -> list[np.ndarray]:
+def _one_by_one(function: Callable[[Batch], Answer], batches: Sequence[Batch]) -> list[Answer]:
     return [function(batch) for batch in batches]
 
 

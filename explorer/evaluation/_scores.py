@@ -21,7 +21,8 @@ class TaskScore:
 
     `indices` [n] are positions in the split, ascending; `predictions` [n] or [n, k] what was answered (label numbers,
     -1: no finite score; numbers; texts); `outcomes` [n] or [n, k] what `metric` is made of: for accuracy, whether each
-    answer is right; `n_total` the size of the split.
+    answer is right; `n_total` the size of the split; `confidences` [n] the softmax probability of each answer, NaN
+    where it is not known.
     """
 
     task: str
@@ -30,6 +31,7 @@ class TaskScore:
     outcomes: np.ndarray
     n_total: int
     metric: TaskMetric = ACCURACY
+    confidences: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -60,7 +62,8 @@ class TaskScore:
         """The score on those of the given examples that were answered."""
         kept = np.isin(self.indices, indices)
         parts = {name: getattr(self, name)[kept] for name in ("indices", "predictions", "outcomes")}
-        return replace(self, **parts)
+        known = None if self.confidences is None else self.confidences[kept]
+        return replace(self, **parts, confidences=known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +86,22 @@ class Partial:
 
 
 def score_of(task: EvaluationTask, parts: list[tuple[np.ndarray, np.ndarray]]) -> TaskScore:
-    """Blocks of (indices, predictions) as one score, in the order of the split."""
+    """Blocks of (indices, `packed` answers) as one score, in the order of the split."""
     indices = np.concatenate([i for i, _ in parts])
-    predictions = np.concatenate([p for _, p in parts])
     order = np.argsort(indices)
-    indices, predictions = indices[order], predictions[order]
+    predictions, confidences = (np.concatenate([p[name] for _, p in parts])[order] for name in _PACKED)
+    indices = indices[order]
     outcomes = task.outcomes(predictions, indices)
-    return TaskScore(task.name, indices, predictions, outcomes, task.n, task.metric)
+    return TaskScore(task.name, indices, predictions, outcomes, task.n, task.metric, confidences)
+
+
+_PACKED = ("prediction", "confidence")
+
+
+def packed(predictions: np.ndarray, confidences: np.ndarray) -> np.ndarray:
+    """Predictions [n] or [n, k] beside their confidences as one array of records, which a file can hold."""
+    plain = predictions.astype(np.str_) if predictions.dtype == object else predictions
+    types = [(_PACKED[0], plain.dtype, plain.shape[1:]), (_PACKED[1], np.float32)]
+    records = np.empty(len(plain), dtype=types)
+    records[_PACKED[0]], records[_PACKED[1]] = plain, confidences
+    return records

@@ -19,7 +19,7 @@ from explorer.params import check_values
 from explorer.seeds import digest_of
 
 SCHEMA = 1
-_TEXTS = ("name", "kind", "source", "licence", "split_rule", "description")
+_TEXTS = ("name", "kind", "source", "licence", "split_rule", "description", "head_source")
 _KEYS = ("schema", "version", "labels", "label_texts", "head", "splits", *_TEXTS)
 _SHOWN_AT_MOST = 20
 
@@ -49,6 +49,8 @@ class EvaluationTask:
     source: str
     folder: Path
     own_head: Mapping[str, Tensor] = field(default_factory=dict)
+    label_texts: tuple[str, ...] = ()
+    head_source: str = ""
 
     @property
     def n(self) -> int:
@@ -58,7 +60,7 @@ class EvaluationTask:
     @property
     def metric(self) -> TaskMetric:
         """What this task's score is."""
-        return KINDS.get(self.kind).metric_of(self.parameters)
+        return KINDS.get(self.kind).metric_of({**self.parameters, "labels": self.labels})
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -72,12 +74,18 @@ class EvaluationTask:
 
     @property
     def lacks_head(self) -> bool:
-        """Whether the layers on top must still be taken from a fine-tune."""
-        return "own_head" in KINDS.get(self.kind).needs and not self.own_head
+        """Whether layers on top must still be taken from a fine-tune, or a head made of the label texts."""
+        needs = KINDS.get(self.kind).needs
+        return ("own_head" in needs and not self.own_head) or ("head" in needs and self.head is None)
 
     def with_own_head(self, tensors: Mapping[str, Tensor], digest: str) -> EvaluationTask:
         """The task with the layers on top that a fine-tune holds; `digest` says which."""
         return replace(self, own_head=dict(tensors), digest=digest_of(self.digest, "own head", digest))
+
+    def with_head(self, head: Tensor, digest: str) -> EvaluationTask:
+        """The task with a frozen head [labels, hidden] made of its label texts; `digest` says by which base."""
+        said = "made of label texts by the base"
+        return replace(self, head=head, head_source=said, digest=digest_of(self.digest, "label texts", digest))
 
     def named(self, name: str) -> EvaluationTask:
         """The same task under another name, which is part of what it is kept under."""
@@ -85,7 +93,8 @@ class EvaluationTask:
 
     def outcomes(self, predictions: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """What the metric is made of, for answers to the examples at these positions."""
-        return KINDS.get(self.kind).judged(predictions, self.answers[indices], self.parameters)
+        known = {**self.parameters, "labels": self.labels}
+        return KINDS.get(self.kind).judged(predictions, self.answers[indices], known)
 
     def in_words(self, answer: Any) -> str:
         """A prediction or a right answer as text."""
@@ -114,7 +123,7 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
         raise DataError(all_problems(who, shown))
     assert kind is not None
     answers = kind.right_answers(rows, parameters)
-    chance = kind.chance(labels)
+    chance = kind.chance_of(labels, rows, parameters)
     plain = kind.labelled and answers.ndim == 1 and answers.dtype.kind == "i"
     return EvaluationTask(
         name=who,
@@ -133,6 +142,8 @@ def load_task(folder: Path | str, *, split: str = "test") -> EvaluationTask:
         source=str(declared.get("source", "")),
         folder=folder,
         own_head=head.own,
+        label_texts=tuple(declared.get("label_texts", ())),
+        head_source=str(declared.get("head_source", "")),
     )
 
 

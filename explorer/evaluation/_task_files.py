@@ -105,6 +105,9 @@ def _checked(row: Any, kind: TaskKind | None, classes: int, beside: _Beside) -> 
             return row, wrong
     if kind and (wrong := kind.row_problem(row)):
         return row, wrong
+    for label in (x for name, kind_of in types.items() if kind_of == "labels" for x in row[name]):
+        if wrong := _label_problem(label, classes):
+            return row, wrong
     for name in (n for n, kind_of in types.items() if kind_of == "image"):
         place, wrong = beside.resolved(row.get(name), name)
         if wrong:
@@ -132,9 +135,16 @@ class Heads:
 
 def heads(folder: Path, declared: Mapping[str, Any], kind: TaskKind | None, classes: int, who: str, problems: list[str]
           ) -> Heads:  # fmt: skip
-    """The task's head; nothing for kinds that need none, and where a kind's own head stays with the fine-tune."""
+    """The task's head; nothing for kinds that need none, where a kind's own head stays with the fine-tune, and where
+    one is to be made of label texts."""
     own = kind is not None and "own_head" in kind.needs
     if kind is None or not ("head" in kind.needs or (own and "head" in declared)):
+        return Heads()
+    if not own and "head" not in declared and "label_texts" in declared:
+        texts = declared["label_texts"]
+        if not isinstance(texts, list) or len(texts) != classes or not all(isinstance(t, str) and t for t in texts):
+            must = f"label_texts must hold one text per label, {classes}"
+            problems.append(sentence(who, must, f"{texts!r}"[:80], "Say in a few words what each label means."))
         return Heads()
     path = inside(folder, declared.get("head"), "head", who, problems)
     if path is None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from explorer.errors import CheckpointError, all_problems, sentence
+from explorer.errors import CheckpointError, sentence
 from explorer.evaluation._api import KINDS
 from explorer.evaluation._task import EvaluationTask
-from explorer.evaluation.models import NAMED_AT_MOST, bind, build_module, resolve
+from explorer.evaluation.models import bind, build_module, resolve
 from explorer.seeds import digest_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Loaded:
         self, checkpoint: Checkpoint | Path | str, *, device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        self.checkpoint, self._device, self._dtype = _whole(checkpoint), device, dtype
+        self.checkpoint, self._device, self._dtype = opened(checkpoint), device, dtype
         self._tensors: dict[str, Tensor] = {}
         self._modules: dict[str, nn.Module] = {}
 
@@ -84,38 +84,7 @@ def _architecture(task: EvaluationTask | None) -> tuple[str, Mapping[str, Any]]:
     return (KINDS.get(task.kind).auto, task.config) if task else ("AutoModel", {})
 
 
-def own_head(checkpoint: Checkpoint | Path | str, task: EvaluationTask) -> dict[str, Tensor]:
-    """What a fine-tune has on top of its backbone: the parameters of the kind's module outside `base_model_prefix`.
-
-    float32, under the checkpoint's names. Raises CheckpointError where it has none, or one for other labels.
-    """
-    whole = _whole(checkpoint)
-    module = module_of(whole.config, task, "cpu", torch.float32)
-    prefix = f"{getattr(module, 'base_model_prefix', '')}."
-    state = {n: t for n, t in module.state_dict(keep_vars=True).items() if not n.startswith(prefix)}
-    found = {own: name for own, name in resolve(module, module.state_dict(), whole.tensors).items() if own in state}
-    kind, problems = KINDS.get(task.kind), []
-    missing = [own for own in state if own not in found and isinstance(state[own], nn.Parameter)]
-    if missing:
-        advice = "Evaluate the fine-tune that was trained for this task, or give the task a head file."
-        must = f"must hold the layers on top that {kind.title.lower()} needs"
-        problems.append(sentence(str(whole.path), must, f"none for {', '.join(missing[:NAMED_AT_MOST])}", advice))
-    for own, name in found.items():
-        if whole.info(name).shape != tuple(state[own].shape):
-            must = f"{name} must fit the {len(task.labels)} labels of {task.name}: {tuple(state[own].shape)}"
-            advice = "Give the task the labels that the model was trained on, in its order."
-            problems.append(sentence(str(whole.path), must, str(tuple(whole.info(name).shape)), advice))
-    if problems:
-        raise CheckpointError(all_problems("head", problems))
-    return {name: whole.read(name).to(torch.float32) for name in found.values()}
-
-
-def with_head_of(checkpoint: Checkpoint, task: EvaluationTask) -> EvaluationTask:
-    """The task, with the fine-tune's layers on top where it needs them and has none of its own."""
-    return task.with_own_head(own_head(checkpoint, task), checkpoint.digest) if task.lacks_head else task
-
-
-def _whole(checkpoint: Checkpoint | Path | str) -> Checkpoint:
+def opened(checkpoint: Checkpoint | Path | str) -> Checkpoint:
     """An opened checkpoint that can be made a module of."""
     from explorer.checkpoints import open_checkpoint
     from explorer.checkpoints.adapter import Adapter

@@ -68,11 +68,12 @@ def build_module(
     config = {**_read_config(checkpoint_config), **(overrides or {})}
     with TRANSFORMERS, _quiet():
         module = _construct({k: v for k, v in config.items() if k not in _LEFT_OUT}, dtype, auto)
-    empty: dict[int, nn.Parameter] = {}
+    empty: dict[tuple[int, str], nn.Parameter] = {}
+    apart = _last_layer(module) if config.get("tie_word_embeddings") is False else ""
     for name, tensor in module.state_dict(keep_vars=True).items():
         if isinstance(tensor, nn.Parameter):
             fresh = nn.Parameter(torch.empty_like(tensor, device="meta"), requires_grad=False)
-            _assign(module, name, empty.setdefault(id(tensor), fresh))
+            _assign(module, name, empty.setdefault((id(tensor), name if name == apart else ""), fresh))
     for name, buffer in list(module.named_buffers(remove_duplicate=False)):
         _assign(module, name, buffer.to(device))
     return module.eval()
@@ -166,6 +167,12 @@ def _construct(config: dict[str, Any], dtype: torch.dtype, auto: str) -> nn.Modu
         raise CheckpointError(sentence("build_module", must, got, "Take the config.json of the base.")) from error
 
 
+def _last_layer(module: nn.Module) -> str:
+    """Name of the weight that makes scores of words; transformers ties T5's even where config.json says otherwise."""
+    last = getattr(module, "get_output_embeddings", lambda: None)()
+    return next((f"{name}.weight" for name, part in module.named_modules() if part is last), "") if last else ""
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """transformers without its notes about configurations: what matters is raised."""
@@ -186,13 +193,17 @@ def _assign(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def resolve(module: nn.Module, state: Mapping[str, Any], views: Mapping[str, Any]) -> dict[str, str]:
-    """Module name -> given name, under the one prefix (added or taken away) that finds the most."""
+    """Module name -> given name, under the one prefix (added or taken away) that finds the most.
+
+    What it does not find goes by its own name: a head has no prefix beside a backbone that lacks it.
+    """
     prefix = f"{getattr(module, 'base_model_prefix', '') or 'model'}."
     first = next(iter(state), "")
     prefixes = ["", prefix, *sorted({v[: -len(first)] for v in views if v.endswith("." + first)}, key=len)]
     candidates = [{n: p + n for n in state if p + n in views} for p in prefixes]
     candidates.append({n: n[len(prefix) :] for n in state if n.startswith(prefix) and n[len(prefix) :] in views})
-    return max(candidates, key=len)
+    best = max(candidates, key=len)
+    return {**candidates[0], **best}
 
 
 def _mismatch(name: str, wanted: Tensor, given: list[Tensor]) -> list[str]:

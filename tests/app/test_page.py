@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,57 +12,45 @@ from driving import (
     FIGURES,
     TASKS,
     TOPICS,
+    App,
+    at_rest,
     caption,
     drawn,
     figure,
     go,
-    running_app,
     slider,
     topic,
     until,
     wait_drawn,
     wait_scored,
 )
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PLACES = ("Models", "Interference", "Merge")
 
 
 def test_the_samples_are_open_and_the_first_figure_is_drawn(
-    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    open_tab: Callable[..., Page], app: App, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running_app(tmp_path) as fresh:
-        page = browser.new_page()
-        page.goto(f"{fresh.url}/")
-        wait_drawn(page, "first-look")
-        first = time.monotonic() - fresh.ready
+    fresh = time.monotonic() - app.ready < 1  # nothing was opened in it before
+    page = open_tab("?")
+    wait_drawn(page, "first-look")
+    first = time.monotonic() - app.ready
+    if fresh:
         with capsys.disabled():
-            print(f"\n  address after {fresh.start_seconds:.1f} s, first interference figure {first:.1f} s later")
-        listed = page.locator(".explorer-table tbody th").all_text_contents()
-        assert listed == ["base", *TASKS]
-        expect(page.locator("#topbar")).to_contain_text("7 fine-tunes of base")
-        expect(page.get_by_text("All 53 tensors can be merged.")).to_be_visible()
-        assert "chance" in caption(page, "first-look")
-        page.close()
-
-
-def test_every_interference_figure_is_drawn_with_its_sentence(page: Page) -> None:
-    go(page, "Interference")
-    titles = []
-    for name, panels in TOPICS.items():
-        topic(page, name)
-        for panel in panels:
-            assert len(caption(page, panel)) > 40, panel
-            expect(page.locator(f"#{panel} .plot")).to_be_visible()
-            titles.append(page.locator(f"#{panel} .title").inner_text())
-    assert len(set(titles)) == len(FIGURES)
+            print(f"\n  address after {app.start_seconds:.1f} s, first interference figure {first:.1f} s later")
+    listed = page.locator(".explorer-table tbody th").all_text_contents()
+    assert listed == ["base", *TASKS]
+    expect(page.locator("#topbar")).to_contain_text("7 fine-tunes of base")
+    expect(page.get_by_text("All 53 tensors can be merged.")).to_be_visible()
+    assert "chance" in caption(page, "first-look")
 
 
 def test_the_overview_leads_to_the_figures(page: Page) -> None:
     go(page, "Interference")
     cards = page.locator(".explorer-overview .card")
-    cards.first.wait_for(timeout=60_000)
+    cards.first.wait_for()
     assert cards.count() >= 5
     assert all("chance" in text for text in cards.all_inner_texts())
     page.locator(".explorer-overview a[href='#norms']").click()
@@ -90,9 +77,9 @@ def test_the_controls_of_the_interference_figures(page: Page) -> None:
     expect(page.locator("#selection")).to_contain_text("movies and products")
     page.get_by_label("number input for Trim first to the top fraction").fill("0.1")
     page.get_by_label("number input for Trim first to the top fraction").press("Tab")
-    until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text(), 60)
+    until(page, lambda: "10%" in page.locator("#sign-map .note").inner_text())
     page.get_by_label("range slider for Trim first to the top fraction").press("ArrowRight")
-    until(page, lambda: "11%" in page.locator("#sign-pairs .note").inner_text(), 60)
+    until(page, lambda: "11%" in page.locator("#sign-pairs .note").inner_text())
     page.get_by_role("button", name="Clear the selection").click()
     until(page, lambda: "ovies and products" not in caption(page, "sign-map"))
 
@@ -100,13 +87,11 @@ def test_the_controls_of_the_interference_figures(page: Page) -> None:
 def test_a_click_selects_everywhere_and_opens_the_matrix(page: Page) -> None:
     go(page, "Interference")
     topic(page, "Signs")
-    page.wait_for_timeout(500)
-    box = page.locator("#sign-map .nsewdrag").first.bounding_box()
-    assert box
+    box = at_rest(page, page.locator("#sign-map .nsewdrag").first)
     page.mouse.click(box["x"] + 0.6 * box["width"], box["y"] + 0.95 * box["height"])
     expect(page.locator("#selection")).to_contain_text("layer 1 · mlp out")
-    expect(page.locator("#tiles canvas")).to_be_visible(timeout=60_000)
-    expect(page.locator("#tiles-strongest")).to_contain_text("most disputed", timeout=60_000)
+    expect(page.locator("#tiles canvas")).to_be_visible()
+    expect(page.locator("#tiles-strongest")).to_contain_text("most disputed")
     expect(page.locator("#tiles-profile")).to_contain_text("drift")
     topic(page, "Sizes")
     until(
@@ -119,7 +104,7 @@ def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
     go(page, "Interference")
     page.locator("#topics").get_by_role("tab", name="Directions", exact=True).click()
     for panel in ("spectra", "matrix-layers", "subspace-map"):
-        wait_drawn(page, panel, seconds=150)
+        wait_drawn(page, panel)
         assert "chance" in caption(page, panel), panel
     page.get_by_label("Subspace alignment with the sum").check()
     until(page, lambda: "lign" in caption(page, "matrix-layers"))
@@ -130,13 +115,16 @@ def test_matrices_are_decomposed_when_their_topic_is_opened(page: Page) -> None:
     [("light", {}), ("dark", {}), ("light", {"viewport": {"width": 390, "height": 844}, "has_touch": True})],
     ids=["light", "dark", "phone"],
 )
-def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: str, options: dict[str, Any]) -> None:
+def test_every_figure_is_drawn_with_its_sentence_and_nothing_is_wider_than_the_page(
+    open_tab: Callable[..., Page], theme: str, options: dict[str, Any]
+) -> None:
     page = open_tab(f"?__theme={theme}", **options)
     assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
+    titles = []
 
     def fits(where: str, *panels: str) -> None:
         for panel in panels:
-            wait_drawn(page, panel, seconds=120)
+            wait_drawn(page, panel)
         wide = page.evaluate("""() => [...document.querySelectorAll('main *')].filter(e =>
             e.getBoundingClientRect().right > innerWidth + 1).slice(0, 5).map(e => e.className)""")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (where, wide)
@@ -146,6 +134,11 @@ def test_nothing_is_wider_than_the_page(open_tab: Callable[..., Page], theme: st
     for name, panels in TOPICS.items():
         topic(page, name)
         fits(name, *panels)
+        for panel in panels:
+            assert len(caption(page, panel)) > 40, panel
+            expect(page.locator(f"#{panel} .plot")).to_be_visible()
+            titles.append(page.locator(f"#{panel} .title").inner_text())
+    assert len(set(titles)) == len(FIGURES)
     go(page, "Merge")
     fits("Merge", "scores", "trail")
     look = "getComputedStyle(document.querySelector('#scores .host .xtick text, #scores .host text')).fill"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from driving import (
+    PATIENCE_SECONDS,
     ROOT,
-    SCORED_SECONDS,
     TASKS,
     App,
     choose,
@@ -34,7 +34,7 @@ def export(page: Page, name: str, *, expected: str = "Wrote") -> str:
     """Export under a name; what the page said about it."""
     page.get_by_label("Folder name").fill(name)
     page.locator("#export-model").click()
-    until(page, lambda: expected in page.locator("#export-note").inner_text(), 60)
+    until(page, lambda: expected in page.locator("#export-note").inner_text())
     return page.locator("#export-note").inner_text()
 
 
@@ -62,13 +62,13 @@ def right_answers(model_folder: Path, tasks: Path, task: str) -> int:
 
 
 def evaluated(folder: Path, tasks: Path) -> dict[str, tuple[float, int, int]]:
-    """Accuracy, right answers and examples per task by `python -m explorer evaluate`."""
+    """Score, right answers and examples per task by `python -m explorer evaluate`."""
     command = [sys.executable, "-m", "explorer", "evaluate", str(folder), "--json", "--tasks-folder", str(tasks)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SCORED_SECONDS)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)["table"]
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    return {r["task"]: (r["accuracy"], int(r["correct"]), int(r["n"])) for r in rows if r["model"] == "merged"}
+    return {r["task"]: (r["score"], int(r["correct"]), int(r["n"])) for r in rows if r["model"] == "merged"}
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -82,7 +82,7 @@ def test_what_the_page_shows_is_what_the_exported_folder_does(page: Page, app: A
     drag(page, slider(page, "newsgroups"), 0.6)
     wait_scored(page, "newsgroups, scale: 0.6}")
     shown = merged(page)
-    printed = {r["task"]: r["accuracy"] for r in numbers(page, "scores") if r["model"] == "merged"}
+    printed = {r["task"]: r["score"] for r in numbers(page, "scores") if r["model"] == "merged"}
     assert list(shown) == list(TASKS)
     said = export(page, "main-path")
     assert "main-path" in said and "MB" in said
@@ -90,7 +90,7 @@ def test_what_the_page_shows_is_what_the_exported_folder_does(page: Page, app: A
     assert {"config.json", "tokenizer.json", "explorer_recipe.yaml", "README.md"} <= {p.name for p in folder.iterdir()}
     again = evaluated(folder, app.tasks)
     assert {t: (right, n) for t, (_, right, n) in again.items()} == shown
-    assert {t: f"{accuracy:.5g}" for t, (accuracy, _, _) in again.items()} == printed
+    assert {t: f"{score:.5g}" for t, (score, _, _) in again.items()} == printed
     for task, (right, _) in shown.items():
         # Other batches, other last bits: at most one answer on the edge may fall to the other side.
         assert abs(right_answers(folder, app.tasks, task) - right) <= 1, task

@@ -75,11 +75,11 @@ def test_a_sweep_fills_in_stops_and_a_point_of_it_is_taken_over(page: Page) -> N
     open_merge(page)
     open_part(page, "Sweep")
     page.locator("#sweep-start").click()
-    wait_drawn(page, "sweep-figure", seconds=120)
+    wait_drawn(page, "sweep-figure")
     drawings = drawn(page, "sweep-figure")
-    until(page, lambda: drawn(page, "sweep-figure") > drawings, 120)
+    until(page, lambda: drawn(page, "sweep-figure") > drawings)
     page.locator("#sweep-stop").click()
-    until(page, lambda: "Stopped with" in page.locator("#sweep-progress").inner_text(), 60)
+    until(page, lambda: "Stopped with" in page.locator("#sweep-progress").inner_text())
     before = coefficients(page)
     page.locator("#sweep-figure .js-plotly-plot").scroll_into_view_if_needed()
     page.evaluate(CLICK)
@@ -93,9 +93,9 @@ def test_an_export_is_proved_bit_for_bit(page: Page) -> None:
     expect(page.locator("#export-prove")).to_be_hidden()
     page.get_by_label("Folder name").fill("proved")
     page.locator("#export-model").click()
-    until(page, lambda: "Wrote" in page.locator("#export-note").inner_text(), 60)
+    until(page, lambda: "Wrote" in page.locator("#export-note").inner_text())
     page.locator("#export-prove").click()
-    until(page, lambda: "Proved: proved was read again" in page.locator("#export-proof").inner_text(), 60)
+    until(page, lambda: "Proved: proved was read again" in page.locator("#export-proof").inner_text())
 
 
 def test_two_settings_side_by_side_and_a_link_to_them(page: Page, open_tab: Callable[..., Page]) -> None:

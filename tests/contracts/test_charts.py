@@ -23,6 +23,7 @@ from viz.charts import CHARTS, Chart, chart, picked
 from viz.charts._pick import PICKS
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "unit"))
+from chart_answers_examples import ANSWERS_EXAMPLES
 from chart_examples import EXAMPLES as PLAIN_EXAMPLES
 from chart_examples import TASKS, emptied, read
 from chart_history_examples import HISTORY_EXAMPLES
@@ -30,7 +31,14 @@ from chart_matrix_examples import MATRIX_EXAMPLES
 from chart_sweep_examples import SWEEP_EXAMPLES
 from chart_why_examples import WHY_EXAMPLES
 
-EXAMPLES = {**PLAIN_EXAMPLES, **MATRIX_EXAMPLES, **WHY_EXAMPLES, **HISTORY_EXAMPLES, **SWEEP_EXAMPLES}
+EXAMPLES = {
+    **PLAIN_EXAMPLES,
+    **MATRIX_EXAMPLES,
+    **WHY_EXAMPLES,
+    **HISTORY_EXAMPLES,
+    **SWEEP_EXAMPLES,
+    **ANSWERS_EXAMPLES,
+}
 MOVES = ("trail", "settings", *SWEEP_EXAMPLES)
 """Results whose marks are settings of a merge and not parts of it."""
 
@@ -60,7 +68,7 @@ def drawn(name: str, kind: str, tasks: tuple[str, ...] = TASKS, **values: Any) -
 
 def test_the_promised_charts_are_registered() -> None:
     assert CHARTS.names() == (
-        "ab_difference", "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers",
+        "ab_difference", "calibration", "contribution_layers", "contributions", "cosine_map", "mask_agreement_layers",
         "mask_overlap_pairs", "mask_upset", "matrix_interference_layers", "norm_profile", "scores", "settings_parallel",
         "sign_conflict_map", "sign_conflict_pairs", "singular_spectra", "subspace_overlap_map", "sweep_curve",
         "sweep_map", "sweep_mix", "task_positions", "trail", "trimming_curve",

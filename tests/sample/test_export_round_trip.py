@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from sample_tasks import fewer_examples
 from transformers import AutoModel, AutoTokenizer
 from workbench_zoo import TASKS, make_bench, make_models, recipe_of, write_recipe
 
@@ -43,7 +44,7 @@ def shown(bench: Workbench, recipe: Recipe) -> dict[str, tuple[float, float]]:
     *_, last = stream(bench, slot, recipe, slot.newest())
     assert last.finished
     rows = last.scores.table[last.scores.table["model"] == "merged"]
-    return {r.task: (r.accuracy, r.n) for r in rows.itertuples()}
+    return {r.task: (r.score, r.n) for r in rows.itertuples()}
 
 
 def evaluated(model: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, tuple[float, float]]:
@@ -51,7 +52,7 @@ def evaluated(model: Path, tasks: Path, capsys: pytest.CaptureFixture[str]) -> d
     assert main(["evaluate", str(model), "--tasks-folder", str(tasks), "--device", "cpu", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)["table"]
     rows = [dict(zip(table["columns"], r, strict=True)) for r in table["data"]]
-    return {r["task"]: (r["accuracy"], r["n"]) for r in rows if r["model"] == "merged"}
+    return {r["task"]: (r["score"], r["n"]) for r in rows if r["model"] == "merged"}
 
 
 @pytest.mark.parametrize(("method", "dtype"), [*((m, None) for m in METHOD_NAMES), ("ties", "float16")])
@@ -172,11 +173,10 @@ def test_on_the_bundled_samples(tmp_path: Path, capsys: pytest.CaptureFixture[st
     sample = sample_recipe()
     pair = tuple(TaskEntry(t.name, t.checkpoint, {"scale": s}) for t, s in zip(sample.tasks, (0.4, 0.7), strict=False))
     recipe = Recipe(sample.base, pair, "ties", {"density": 0.3})
-    bench = Workbench(
-        recipe, roots=[FOLDER], tasks_folders=[FOLDER / "tasks"], exports=tmp_path / "exports", device="cpu"
-    )
+    tasks = fewer_examples(tmp_path / "tasks")
+    bench = Workbench(recipe, roots=[FOLDER], tasks_folders=[tasks], exports=tmp_path / "exports", device="cpu")
     page = shown(bench, recipe)
     out = bench.export(recipe, "merged").path
-    assert evaluated(out, FOLDER / "tasks", capsys) == page
+    assert evaluated(out, tasks, capsys) == page
     model = AutoModel.from_pretrained(out, add_pooling_layer=False)
     assert sum(p.numel() for p in model.parameters()) == bench.models(recipe).base.parameter_count

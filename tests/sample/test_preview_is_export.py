@@ -119,8 +119,7 @@ def check(zoo: Path, made: Recipe, live: LiveModel, out: Path) -> None:
         exported = load_file(folder / "model.safetensors")
         assert same(exported, library[task] if task else library), (made.method, made.parameters, task)  # type: ignore
         assert same({n: exported[n] for n in live.arena.names}, live.weights(task))
-        live.module_for(task or names[0])
-        shown = live.module.state_dict()
+        shown = live.bare(task or names[0]).state_dict()
         assert all(torch.equal(shown[n], exported[n].float()) for n in live.arena.names if n in shown)
 
 

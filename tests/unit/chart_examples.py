@@ -204,7 +204,7 @@ def scores(
             correct = round(done * float(np.clip(middle.get(model, 0.7) + draw.uniform(-0.07, 0.07), 0, 1)))
             accuracy = correct / done if done else np.nan
             half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / done) if done else np.nan
-            values = {"n": done, "n_total": n_total, "correct": correct, "accuracy": accuracy}
+            values = {"n": done, "n_total": n_total, "correct": correct, "score": accuracy, "metric": "accuracy"}
             # Not symmetric, as Wilson intervals are not.
             values |= {"low": max(0.0, accuracy - 1.2 * half), "high": min(1.0, accuracy + half)}
             rows.append({"model": model, "task": task, **values})

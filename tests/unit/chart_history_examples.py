@@ -10,8 +10,9 @@ from chart_examples import TASKS, result
 from explorer.results import Result, count, fraction, number, text
 
 AB_COLUMNS = (
-    text("part", "p"), text("task", "t"), count("n", "n"), count("n_total", "n"), fraction("accuracy_a", "a"),
-    fraction("accuracy_b", "b"), number("difference", "d", -1, 1), number("low", "l", -1, 1),
+    text("part", "p"), text("task", "t"), text("metric", "m"), text("test", "t"), count("n", "n"),
+    count("n_total", "n"), fraction("score_a", "a"), fraction("score_b", "b"),
+    number("difference", "d", -1, 1), number("low", "l", -1, 1),
     number("high", "h", -1, 1),
     count("only_a", "a"), count("only_b", "b"), fraction("p", "p"), fraction("p_holm", "p"),
 )  # fmt: skip
@@ -30,15 +31,17 @@ def ab_difference(tasks: Sequence[str] = TASKS, n: int = 400, n_total: int = 400
         difference, half = ((0.08, 0.03), (-0.06, 0.03), (0.0025, 0.02))[i] if i < 3 else (0.015, 0.03)
         p = 0.0001 if i < 2 else 0.4
         rows.append({
-            "part": "task", "task": task, "n": n, "n_total": n_total, "accuracy_a": 0.8, "accuracy_b": 0.8 + difference,
+            "part": "task", "task": task, "metric": "accuracy", "test": "McNemar",
+            "n": n, "n_total": n_total, "score_a": 0.8, "score_b": 0.8 + difference,
             "difference": difference, "low": difference - half, "high": difference + 1.1 * half,
             "only_a": 40, "only_b": 40 + round(difference * n), "p": p, "p_holm": min(1.0, p * len(tasks)),
         })  # fmt: skip
     if rows:
         mean = float(np.mean([float(str(r["difference"])) for r in rows]))
         rows.append({
-            "part": "mean", "task": "", "n": n * len(tasks), "n_total": n_total * len(tasks), "accuracy_a": 0.8,
-            "accuracy_b": 0.8 + mean, "difference": mean, "low": mean - 0.004, "high": mean + 0.004, "only_a": 70,
+            "part": "mean", "task": "", "metric": "accuracy", "test": "McNemar",
+            "n": n * len(tasks), "n_total": n_total * len(tasks), "score_a": 0.8,
+            "score_b": 0.8 + mean, "difference": mean, "low": mean - 0.004, "high": mean + 0.004, "only_a": 70,
             "only_b": 90, "p": np.nan, "p_holm": np.nan,
         })  # fmt: skip
     return result("ab_difference", tasks, rows, AB_COLUMNS)
@@ -60,7 +63,7 @@ def settings(tasks: Sequence[str] = TASKS, moves: int = 12) -> Result:
         told += [("setting", "density", "", 0.1 * move, ""), ("setting", "scope", "", np.nan, "model")] if ties else []
         told += [("setting", "stored as", "", np.nan, "float16" if move == 3 else "the base")]
         scores = [float(draw.uniform(0.6, 0.9)) for _ in tasks]
-        told += [("score", f"accuracy on {t}", t, s, "30 of 40") for t, s in zip(tasks, scores, strict=True)]
+        told += [("score", f"score on {t}", t, s, "30 of 40") for t, s in zip(tasks, scores, strict=True)]
         mean = float(np.mean(scores)) / 0.9 if tasks else 0.8
         told += [("score", "mean of experts", "", mean, ""), ("score", "worst of experts", "", mean - 0.1, "spam")]
         rows += [{**head, **dict(zip(("group", "axis", "task", "value", "words"), t, strict=True))} for t in told]

@@ -31,7 +31,7 @@ def swept(sweep: Sweep, tasks: Sequence[str], done: int | None = None) -> Result
         mean = float(np.mean(list(per.values())))
         row: dict[str, Any] = dict(zip("xyz", values, strict=False)) | dict(zip("ijk", cell, strict=False))
         for t, a in per.items():
-            row |= {f"accuracy:{t}": a, f"low:{t}": max(0.0, a - 0.12), f"high:{t}": min(1.0, a + 0.1)}
+            row |= {f"score:{t}": a, f"low:{t}": max(0.0, a - 0.12), f"high:{t}": min(1.0, a + 0.1)}
         worst = min(per, key=lambda t: per[t])
         row |= {"n": 24 * len(tasks), "mean": mean, "low": mean - 0.05, "high": min(1.0, mean + 0.04)}
         row |= {"normalized": mean / 0.9, "worst": per[worst] / 0.9, "worst_task": worst, "reach": sweep.reach[cell]}

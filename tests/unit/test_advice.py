@@ -25,11 +25,11 @@ def table(controls: tuple[str, ...] = EVERY, output: str = "single", **tasks: di
 
 
 def scores(merged: dict[str, float], expert: float = 0.9, half: float = 0.02) -> Result:
-    """Merged and expert accuracies with intervals of ± half."""
+    """Merged and expert scores with intervals of ± half."""
     rows = []
-    for task, accuracy in merged.items():
-        for model, value in (("merged", accuracy), ("expert", expert)):
-            known = {"n": 500, "n_total": 500, "correct": 500 * value, "accuracy": value}
+    for task, score in merged.items():
+        for model, value in (("merged", score), ("expert", expert)):
+            known = {"n": 500, "n_total": 500, "correct": 500 * value, "score": value, "metric": "accuracy"}
             rows.append({"model": model, "task": task, **known, "low": value - half, "high": value + half})
     return result("scores", list(merged), rows, SCORES)  # type: ignore[arg-type]
 
@@ -37,7 +37,7 @@ def scores(merged: dict[str, float], expert: float = 0.9, half: float = 0.02) ->
 def test_a_small_share_of_the_task_that_is_furthest_behind() -> None:
     found = advice(table(spam={"share": 0.03}, movies={}), scores({"spam": 0.45, "movies": 0.6}))
     assert found == (
-        "spam is furthest behind its expert, at 50 % of its accuracy, and it makes 3 % of the merged update "
+        "spam is furthest behind its expert, at 50 % of its score, and it makes 3 % of the merged update "
         "(plain averaging 14 %): try a larger coefficient for it."
     )
     assert AS_AVERAGE in advice(table(spam={"share": 0.08}, movies={}), scores({"spam": 0.45, "movies": 0.6}))

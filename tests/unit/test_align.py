@@ -141,9 +141,16 @@ def test_the_border_of_another_architecture(tmp_path: Path) -> None:
     assert align(base, {"t": opened(tmp_path / "t2", {"a": torch.ones(10)})}).reports["t"].is_other_architecture
 
 
-def test_a_prefix_of_all_names_is_pointed_out(tmp_path: Path) -> None:
-    alignment = aligned(tmp_path, spam={f"bert.{n}": t for n, t in BASE.items()} | {"classifier.weight": torch.ones(2)})
-    assert "The names differ by the prefix 'bert.': save both from the same model class." in alignment.problems()[0]
+def test_a_prefix_of_all_names_is_read_past_and_said(tmp_path: Path) -> None:
+    spam = {f"bert.{n}": t for n, t in BASE.items()} | {"classifier.weight": torch.ones(2)}
+    alignment = aligned(tmp_path, spam=spam)
+    assert alignment.problems() == [] and alignment.names == ("embed.weight", "layer.0.b", "layer.0.w")
+    assert torch.equal(alignment.tasks["spam"].read("layer.0.w"), BASE["layer.0.w"])
+    assert alignment.notes(alignment.names) == [
+        "task spam: its tensors' names have 'bert.' in front, which the base's lack; they are matched without it.",
+        "task spam: classifier.* are layers on top of the backbone and not the same in the base: left out of the "
+        "merge. A task with its own head is scored with its fine-tune's.",
+    ]
 
 
 def test_nothing_in_common_across_tasks(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def with_accuracies(accuracies: dict[str, list[float]], n: int = 400) -> Result:
     result = scores(("movies", "spam"), tuple(accuracies), n=n)
     table = result.table.copy()
     for model, values in accuracies.items():
-        table.loc[table["model"] == model, "accuracy"] = values
+        table.loc[table["model"] == model, "score"] = values
     return Result("scores", result.tasks, table, result.columns)
 
 
@@ -36,7 +36,7 @@ def test_marks_and_intervals() -> None:
     assert set(marks) == {"merged", "base", "expert", "chance", "previous"}
     spam = result.table[(result.table["model"] == "merged") & (result.table["task"] == "spam")].iloc[0]
     mark = marks["merged"][-1]
-    assert mark["x"][0] == pytest.approx(100 * spam["accuracy"]) and mark["y"][0] == 6
+    assert mark["x"][0] == pytest.approx(100 * spam["score"]) and mark["y"][0] == 6
     assert mark["x"][0] + mark["error_x"]["array"][0] == pytest.approx(100 * spam["high"])
     assert mark["x"][0] - mark["error_x"]["arrayminus"][0] == pytest.approx(100 * spam["low"])
     assert mark["marker"]["color"] == mark["error_x"]["color"] == "#abcdef"
@@ -56,7 +56,7 @@ def test_rows_stay_in_the_given_order() -> None:
 def test_share_of_the_expert_is_written_at_the_right() -> None:
     figure = read(SCORES(with_accuracies({"merged": [0.8, 0.45], "expert": [0.8, 0.9]})))
     texts = [a["text"] for a in figure["layout"]["annotations"]]
-    assert texts == ["100 %", "50 %", "of expert"]
+    assert texts == ["100 %", "50 %", "of<br>expert"]
 
 
 def test_quick_estimates_are_marked() -> None:
@@ -96,7 +96,7 @@ def test_an_unscored_task_is_left_out() -> None:
 def test_an_expert_at_zero_gives_no_share() -> None:
     result = with_accuracies({"merged": [0.8, 0.45], "expert": [0.0, 0.9]})
     figure = read(SCORES(result))
-    assert [a["text"] for a in figure["layout"]["annotations"]] == ["50 %", "of expert"]
+    assert [a["text"] for a in figure["layout"]["annotations"]] == ["50 %", "of<br>expert"]
     assert "reaches 62.5 % accuracy" in SCORES.caption_of(result)
 
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from workbench_zoo import TASKS, make_bench, make_models, recipe_of
 
-from explorer.comparing import compare, difference_table, score_aside, stop_aside
+from explorer.comparing import AB_DIFFERENCE, compare, difference_table, score_aside, stop_aside
 from explorer.errors import Cancelled
-from explorer.evaluation import Evaluator, TaskScore, holm, mcnemar, paired_bootstrap
+from explorer.evaluation import Evaluator, TaskScore, holm, mcnemar, mean_metric, paired_bootstrap
 from explorer.history import MAX_SETTINGS
 from explorer.noting import models_key, noted, setting_of
 from explorer.recipe import Recipe
+from explorer.results import Result
 from explorer.streaming import LiveUpdate, stream
 from explorer.workbench import Workbench
+from viz.charts import CHARTS
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_a_table_by_hand() -> None:
     rows = difference_table(a, b).set_index("task")
     assert list(rows.index) == ["x", "y", ""], "tasks that both have answered, then the mean"
     x, y, mean = rows.loc["x"], rows.loc["y"], rows.loc[""]
-    assert (x["n"], x["only_a"], x["only_b"], x["accuracy_a"], x["accuracy_b"]) == (10, 0, 4, 0.5, 0.9)
+    assert (x["n"], x["only_a"], x["only_b"], x["score_a"], x["score_b"]) == (10, 0, 4, 0.5, 0.9)
     assert x["difference"] == pytest.approx(0.4) and x["p"] == 2 * 0.5**4 and x["p_holm"] == 2 * x["p"]
     assert (y["n"], y["n_total"], y["difference"], y["p"]) == (1, 4, 0, 1), (
         "only the second example was answered by both"
@@ -61,6 +63,31 @@ def test_a_table_by_hand() -> None:
     found = paired_bootstrap({"x": right[0]}, {"x": right[1]})
     assert (x["low"], x["high"]) == (found.low, found.high) and x["p"] == mcnemar(*right)
     assert difference_table(a, {}).empty
+
+
+def credited(values: list[float]) -> TaskScore:
+    """Answers with credits from 0 to 1."""
+    n = len(values)
+    return TaskScore("t", np.arange(n), np.zeros(n, np.int64), np.array(values), n, mean_metric("F1"))
+
+
+def test_a_metric_other_than_accuracy_is_tested_and_named() -> None:
+    a, b = credited([0.2, 0.4, 0.5] * 20), credited([0.6, 0.8, 0.4] * 20)
+    rows = difference_table({"x": a, "y": answered("10")}, {"x": b, "y": answered("11")}).set_index("task")
+    x, mean = rows.loc["x"], rows.loc[""]
+    assert (x["metric"], x["test"], x["only_a"], x["only_b"]) == ("F1", "permutation", 20, 40)
+    assert x["p"] == 1 / 1000 and x["p_holm"] == 2 / 1000 and x["low"] > 0.15
+    assert (rows.loc["y", "test"], mean["test"], mean["metric"]) == ("McNemar", "permutation", "")
+    table = difference_table({"x": a}, {"x": b})
+    chart = CHARTS.get("ab_difference")
+    result = Result("ab_difference", ("x",), table, AB_DIFFERENCE)
+    assert chart.table_of(result)["verdict"][0] == "B better"
+    assert chart.table_of(result, min_effect=0.2)["verdict"].tolist() == ["B better"] * 2
+    small = Result("ab_difference", ("x",), difference_table({"x": a}, {"x": credited([0.21, 0.4, 0.5] * 20)}), ())
+    assert chart.table_of(small)["verdict"][0] == "no difference worth naming"
+    hover = chart(result).to_dict()["data"][0]["hovertext"][0]
+    assert "F1: A 36.67 %, B 60.00 %" in hover and "A better on 20 examples, B on 40" in hover
+    assert "permutation p 0.001" in hover and "McNemar" not in hover
 
 
 def test_holm_by_hand() -> None:
@@ -80,10 +107,10 @@ def test_what_is_held_is_compared_without_a_model(bench: Workbench, zoo: Path, m
     found = compare(bench, a.recipe, b.recipe, names=("old", "new"))
     assert found.complete and not found.missing and found.result.tasks == TASKS
     assert (found.result.provenance["a"], found.result.provenance["b"]) == ("old", "new")
-    for side, update in (("accuracy_a", a), ("accuracy_b", b)):
+    for side, update in (("score_a", a), ("score_b", b)):
         held = found.result.table.set_index("task")[side]
         merged = update.scores.table[update.scores.table["model"] == "merged"]
-        assert held[list(TASKS)].to_dict() == dict(zip(merged["task"], merged["accuracy"], strict=True))
+        assert held[list(TASKS)].to_dict() == dict(zip(merged["task"], merged["score"], strict=True))
     same = compare(bench, b.recipe, b.recipe).result.table
     assert (same[["difference", "low", "high"]] == 0).all(axis=None) and (same["p_holm"].dropna() == 1).all()
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_every_file_with_loops_counts() -> None:
 WARMING = """
 import time
 from explorer.compute import readiness
-readiness._WARM_UPS, readiness._MODULES = readiness._WARM_UPS[1:], readiness._MODULES[-1:]  # some loops stand for all
+readiness._WARM_UPS, readiness._MODULES = ("one_loop",), readiness._MODULES[:1]  # one stands for all
 assert not readiness.ready() and not readiness.ready(1000)
 readiness.prepare_in_background()
 readiness.prepare_in_background()
@@ -74,11 +75,20 @@ print(readiness.ready(), (readiness.folder() / "ready").exists())
 
 @pytest.mark.slow
 def test_loops_get_ready_in_the_background_and_are_kept(tmp_path: Path) -> None:
-    assert run(WARMING, NUMBA_CACHE_DIR=str(tmp_path)) == "True True\n"
-    (folder,) = tmp_path.iterdir()
+    kept_in, programs = tmp_path / "kept", tmp_path / "programs"
+    programs.mkdir()
+    (programs / "one_loop.py").write_text(PROGRAM)
+    environment = {"NUMBA_CACHE_DIR": str(kept_in), "PYTHONPATH": os.pathsep.join((str(ROOT), str(programs)))}
+    assert run(WARMING, **environment) == "True True\n"
+    (folder,) = kept_in.iterdir()
     kept = {p: p.stat().st_mtime_ns for p in folder.rglob("*.nbc")}
-    assert run(WARMING, NUMBA_CACHE_DIR=str(tmp_path)) == "True True\n"
+    assert run(WARMING, **environment) == "True True\n"
     assert kept and {p: p.stat().st_mtime_ns for p in folder.rglob("*.nbc")} == kept, "used, not compiled again"
+
+
+@pytest.mark.parametrize("name", readiness._WARM_UPS)
+def test_what_compiles_every_loop_runs(name: str) -> None:
+    import_module(name).warm_up()
 
 
 def test_many_weights_are_worth_waiting_for() -> None:

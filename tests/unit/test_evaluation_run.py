@@ -63,7 +63,7 @@ def test_a_head_of_the_texts_themselves_is_always_right(checkpoint: Path, tmp_pa
     task = made_task(tmp_path / "t", rows=rows, weight=embed(module, tokenizer, texts))
     score = list(Evaluator([task], checkpoint).run(module, key="base"))[-1].scores["t"]
     assert score.predictions.tolist() == [0, 1, 2, 0] and score.outcomes.tolist() == [True, True, True, False]
-    assert score.accuracy == 0.75 and score.complete
+    assert score.score == 0.75 and score.complete
 
 
 def test_batched_answers_are_those_of_the_definition(checkpoint: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_answers_do_not_depend_on_who_asks(checkpoint: Path, tmp_path: Path) -> 
     for name in ("a", "b"):
         assert ours[name].predictions.tolist() == theirs[name].predictions.tolist()
         row = table.loc[("merged", name)]
-        assert row["accuracy"] == ours[name].accuracy
+        assert row["score"] == ours[name].score
         assert (row["low"], row["high"]) == wilson(ours[name].correct, ours[name].n)
         for mine, other in zip(
             live.plan(name).blocks[0], Evaluator(tasks, checkpoint).plan(name).blocks[0], strict=True
@@ -218,7 +218,7 @@ def test_a_module_per_task(checkpoint: Path, tmp_path: Path) -> None:
     other = build_module(CONFIG)
     bind(other, weights(seed=9))
     modules = {"a": load_module(checkpoint), "b": other}
-    scores = list(Evaluator(tasks, checkpoint).run(modules.__getitem__, key="each"))[-1].scores
+    scores = list(Evaluator(tasks, checkpoint).run(lambda t: modules[t.name], key="each"))[-1].scores
     alone = {n: list(Evaluator(tasks, checkpoint).run(modules[n], key=n))[-1].scores[n] for n in "ab"}
     assert all(scores[n].predictions.tolist() == alone[n].predictions.tolist() for n in "ab")
     assert scores["a"].predictions.tolist() != scores["b"].predictions.tolist()
@@ -249,7 +249,7 @@ def test_scores_that_are_not_finite_are_wrong_answers(checkpoint: Path, tmp_path
     module = build_module(CONFIG)
     bind(module, {n: t * float("nan") for n, t in weights().items()})
     result = evaluate(module, [made_task(tmp_path / "t")], checkpoint)
-    assert result.table.set_index("model").loc["merged", "accuracy"] == 0
+    assert result.table.set_index("model").loc["merged", "score"] == 0
 
 
 def test_evaluate_reports_progress_and_where_it_came_from(checkpoint: Path, tmp_path: Path) -> None:

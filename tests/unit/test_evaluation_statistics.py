@@ -127,7 +127,7 @@ def test_score_table_has_every_model_and_chance(tmp_path: Path) -> None:
     assert result.kind == "scores" and result.tasks == ("colours",) and result.provenance == {"device": "cpu"}
     merged, chance = result.table.to_dict("records")
     assert (merged["model"], merged["n"], merged["n_total"], merged["correct"]) == ("merged", 3, 60, 2)
-    assert merged["accuracy"] == 2 / 3 and (merged["low"], merged["high"]) == wilson(2, 3)
-    assert chance["model"] == "chance" and chance["accuracy"] == chance["low"] == chance["high"] == 1 / 3
+    assert merged["score"] == 2 / 3 and (merged["low"], merged["high"]) == wilson(2, 3)
+    assert chance["model"] == "chance" and chance["score"] == chance["low"] == chance["high"] == 1 / 3
     assert (chance["n"], chance["n_total"], chance["correct"]) == (60, 60, 20)
     assert len(scores_table({}, [task], chance=False).table) == 0

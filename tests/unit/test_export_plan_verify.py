@@ -274,7 +274,13 @@ def test_licences(tmp_path: Path, licences: tuple[str | None, ...], expected: st
 
 
 def test_scores_become_a_model_index(zoo: Path, tmp_path: Path) -> None:
-    row = {c.name: 0 for c in SCORES} | {"task": "colours", "model": "merged", "accuracy": 0.75, "n": 8}
+    row = {c.name: 0 for c in SCORES} | {
+        "task": "colours",
+        "model": "merged",
+        "metric": "accuracy",
+        "score": 0.75,
+        "n": 8,
+    }
     table = pd.DataFrame([row])[[c.name for c in SCORES]]
     scores = Result("scores", ("colours",), table, SCORES, {})
     said = front(run_recipe(recipe_of(zoo), tmp_path / "out", scores=scores, settings=PLAIN).path)

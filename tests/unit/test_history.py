@@ -35,7 +35,7 @@ def filled(count: int, models: str = "m") -> History:
 
 def test_numbers_of_a_setting_follow_from_its_counts() -> None:
     one = setting()
-    assert one.complete and one.accuracy == 0.625
+    assert one.complete and one.score == 0.625
     assert one.normalized == pytest.approx((0.75 / 0.9 + 0.5 / 0.8) / 2)
     assert one.worst is not None and one.worst.task == "movies"
     unknown = replace(one, scores=(TaskCount("spam", 3, 40, 2),))
@@ -242,5 +242,5 @@ def test_garbage_never_gets_through(fields: dict[str, Any], inside: dict[str, An
         return
     assert len(found) + lost == 3
     for one in h.joined(History(), found).settings:
-        assert one.recipe.checkpoints == RECIPE.checkpoints and one.scores and 0 <= one.accuracy <= 1
+        assert one.recipe.checkpoints == RECIPE.checkpoints and one.scores and 0 <= one.score <= 1
         assert from_json(to_json(History((one,)), "m"), RECIPE, "m")[0][0].id == one.id

@@ -10,18 +10,18 @@ from explorer.results import SCORES, Result, fraction, number, text
 
 
 def scores(**changes: object) -> pd.DataFrame:
-    row = dict(model="base", task="spam", n=10, n_total=20, correct=5, accuracy=0.5, low=0.2, high=0.8)
+    row = dict(model="base", task="spam", metric="accuracy", n=10, n_total=20, correct=5, score=0.5, low=0.2, high=0.8)
     return pd.DataFrame([{**row, **changes}])
 
 
 def test_columns_are_checked() -> None:
     Result("scores", ("spam",), scores(), SCORES)
-    with pytest.raises(ValueError, match="missing columns accuracy"):
-        Result("scores", ("spam",), scores().drop(columns="accuracy"), SCORES)
-    with pytest.raises(ValueError, match="accuracy must be at most 1"):
-        Result("scores", ("spam",), scores(accuracy=50.0), SCORES)
+    with pytest.raises(ValueError, match="missing columns score"):
+        Result("scores", ("spam",), scores().drop(columns="score"), SCORES)
+    with pytest.raises(ValueError, match="score must be at most 1"):
+        Result("scores", ("spam",), scores(score=50.0), SCORES)
     with pytest.raises(ValueError, match="must be numeric"):
-        Result("scores", ("spam",), scores(accuracy="half"), SCORES)
+        Result("scores", ("spam",), scores(score="half"), SCORES)
 
 
 def test_round_trip_is_exact(tmp_path) -> None:

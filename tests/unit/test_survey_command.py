@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_every_file_of_a_survey(zoo: Path, tmp_path: Path, capsys: Captured) -> 
     )
     page = (out / "report.html").read_text("utf-8")
     assert page.startswith("<!doctype html>") and page.count('class="figure"') >= 3
+
+
+def test_no_name_acts_as_a_formula_in_a_table(zoo: Path, tmp_path: Path) -> None:
+    strange = shutil.copytree(zoo / "numbers", tmp_path / "@SUM(A1)")
+    models = [str(zoo / "base"), str(zoo / "colours"), str(strange)]
+    assert main(["survey", *models, "-o", str(tmp_path / "out"), "--metrics", "cosine"]) == 0
+    cells = {cell for row in csv.reader((tmp_path / "out" / "cosine.csv").open(encoding="utf-8")) for cell in row}
+    assert "'@SUM(A1)" in cells and "@SUM(A1)" not in cells
 
 
 def test_summary_says_numbers_chance_and_origin(zoo: Path, tmp_path: Path) -> None:

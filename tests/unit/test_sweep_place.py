@@ -147,11 +147,11 @@ def test_other_settings_are_noted_and_other_models_end_the_sweep(
     assert place.follow(slot) == gr.skip()
 
 
-def test_one_tasks_accuracy_is_shown_in_place_of_the_mean(place: SweepPlace, bench: Workbench) -> None:
+def test_one_tasks_score_is_shown_in_place_of_the_mean(place: SweepPlace, bench: Workbench) -> None:
     slot = bench.slot("a")
     run(place, slot)
     place.tab(slot).measure = "task numbers"
-    assert "accuracy of numbers" in place.figure(slot)["caption"]
+    assert "score of numbers" in place.figure(slot)["caption"]
     place.tab(slot).measure = "worst"
     assert "worst task (% of its expert)" in place.figure(slot)["caption"]
 

@@ -70,7 +70,7 @@ def test_a_point_has_the_quick_scores_that_the_page_shows_for_its_recipe(
     scores = quick.scores.table
     merged = scores[scores["model"] == "merged"].set_index("task")
     for task in NAMES:
-        assert row[f"accuracy:{task}"] == merged.loc[task, "accuracy"]
+        assert row[f"score:{task}"] == merged.loc[task, "score"]
         assert row[f"low:{task}"] == merged.loc[task, "low"]
     assert row["mean"] == pytest.approx(quick.summary.accuracy) and row["low"] <= row["mean"] <= row["high"]
     assert row["normalized"] == pytest.approx(quick.summary.normalized_accuracy)

@@ -42,7 +42,7 @@ def run(bench: Workbench, recipe: Recipe, slot: str = "a") -> list[LiveUpdate]:
 
 def accuracies(update: LiveUpdate, model: str = "merged") -> dict[str, float]:
     rows = update.scores.table[update.scores.table["model"] == model]
-    return dict(zip(rows["task"], rows["accuracy"], strict=True))
+    return dict(zip(rows["task"], rows["score"], strict=True))
 
 
 # ---------------------------------------------------------------- turns
@@ -123,13 +123,13 @@ def test_streamed_scores_are_those_of_evaluate(bench: Workbench, zoo: Path, tmp_
     last = run(bench, recipe_of(zoo))[-1]
     base = evaluate_model(zoo / "base", tasks_folder=zoo / "tasks", device="cpu").table
     base = base[base["model"] == "merged"]
-    assert accuracies(last, "base") == dict(zip(base["task"], base["accuracy"], strict=True))
+    assert accuracies(last, "base") == dict(zip(base["task"], base["score"], strict=True))
 
 
 def test_a_second_run_loads_no_module_again(bench: Workbench, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
-    real = explorer.streaming.load_module
-    monkeypatch.setattr(explorer.streaming, "load_module", lambda c, **k: (loaded.append(c.path.name), real(c, **k))[1])
+    real = explorer.streaming.Loaded
+    monkeypatch.setattr(explorer.streaming, "Loaded", lambda c, **k: (loaded.append(c.path.name), real(c, **k))[1])
     run(bench, recipe_of(zoo))
     assert set(loaded) == {"base", *TASKS} and loaded.count("base") == 1
     loaded.clear()

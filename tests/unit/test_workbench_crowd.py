@@ -24,7 +24,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def accuracies(update: LiveUpdate) -> dict[str, float]:
     rows = update.scores.table[update.scores.table["model"] == "merged"]
-    return dict(zip(rows["task"], rows["accuracy"], strict=True))
+    return dict(zip(rows["task"], rows["score"], strict=True))
 
 
 def persons_recipe(zoo: Path, person: int, move: int) -> Recipe:

@@ -21,13 +21,14 @@ from viz.style import NEUTRAL, NEUTRAL_FAINT, percent, task_colour
 
 HOW = (
     "One row per task, the average over the tasks below them. Dot: score of setting B minus that of the pinned "
-    "setting A on the same held-out examples, in percentage points; right of 0, B is better. Line: 95 % interval from "
-    "resampling the examples in pairs. Grey band: differences too small to be worth naming, as you set it. Filled dot: "
-    "larger than the band, and more than chance would give: for a task McNemar's exact test with p below 0.05 after "
-    "Holm's correction for the number of tasks; for the average an interval without 0. Hollow dot: otherwise."
+    "setting A on the same held-out examples, in points (hundredths of the score); right of 0, B is better. Line: 95 % "
+    "interval from resampling the examples in pairs. Grey band: differences too small to be worth naming, as you set "
+    "it. Filled dot: larger than the band, and more than chance would give: for a task p below 0.05 after Holm's "
+    "correction for the number of tasks, by McNemar's exact test where answers are right or wrong and else by swapping "
+    "the two settings' answers at random; for the average an interval without 0. Hollow dot: otherwise."
 )
 
-MinEffect = Annotated[float, Range(0, 0.2, step=0.001), "smallest difference worth naming, as a fraction of examples"]
+MinEffect = Annotated[float, Range(0, 0.2, step=0.001), "smallest difference of scores worth naming"]
 Colours = Mapping[str, str] | None
 BETTER, WORSE, SMALL, OPEN = "B better", "B worse", "no difference worth naming", "not told from chance"
 SIGNIFICANT = 0.05
@@ -58,14 +59,30 @@ def _hover(row: Row, min_effect: float) -> str:
         "average over the tasks" if mean else safe(row["task"]),
         f"B − A {points(row['difference'], 2)}: {verdict(row, min_effect)}",
         f"95 % interval {points(row['low'], 2)} to {points(row['high'], 2)}",
-        f"A {percent(row['score_a'], 2)}, B {percent(row['score_b'], 2)} of {int(row['n']):,} examples",
-        f"only A right: {int(row['only_a']):,}, only B right: {int(row['only_b']):,}",
-        "" if mean else f"McNemar p {_p(row['p'])}, after Holm {_p(row['p_holm'])}",
+        _scores(row),
+        _only(row),
+        "" if mean else f"{safe(row['test'])} p {_p(row['p'])}, after Holm {_p(row['p_holm'])}",
         f"so far {int(row['n']):,} of {int(row['n_total']):,} examples" if row["n"] < row["n_total"] else "",
     )
 
 
+def _scores(row: Row) -> str:
+    both, n = f"A {percent(row['score_a'], 2)}, B {percent(row['score_b'], 2)}", f"{int(row['n']):,} examples"
+    return f"{both} of {n}" if _right_or_wrong(row) else f"{safe(row['metric'] or 'mean score')}: {both}; {n}"
+
+
+def _only(row: Row) -> str:
+    a, b = f"{int(row['only_a']):,}", f"{int(row['only_b']):,}"
+    return f"only A right: {a}, only B right: {b}" if _right_or_wrong(row) else f"A better on {a} examples, B on {b}"
+
+
+def _right_or_wrong(row: Row) -> bool:
+    return bool(row["test"] == "McNemar")
+
+
 def _p(value: float) -> str:
+    if not math.isfinite(value):
+        return "unknown"
     return "below 0.0001" if value < 0.0001 else f"{value:.2g}"
 
 
@@ -73,7 +90,7 @@ def _p(value: float) -> str:
 def ab_difference(
     result: Result, *, min_effect: MinEffect = 0.005, pair: Pair = None, task: Name = None, colours: Colours = None
 ) -> go.Figure:
-    """Accuracy of the setting shown now minus that of the pinned one, per task, on the same examples."""
+    """Score of the setting shown now minus that of the pinned one, per task, on the same examples."""
     rows = _rows(result)
     if not rows:
         return blank("No example has been answered by both settings yet.")

@@ -66,9 +66,9 @@ def contributions(result: Result, *, pair: Pair = None, task: Name = None, colou
     if not tasks or rows["kept"].notna().sum() == 0:
         return blank("There is nothing to show yet: no merge was measured, or no task changes a weight.")
     figure = frame(
-        140 + 34 * len(tasks), x="squared length (%)", y="task", meta={"y": tasks}, barmode="stack",
-        xaxis={"domain": [0, 0.6], "range": [0, 100], "automargin": True, "zeroline": False},
-        xaxis2={"domain": [0.7, 1], "nticks": 4, "title": {"text": "update (%)", "standoff": 8}, "anchor": "y",
+        140 + 34 * len(tasks), x="squared<br>length (%)", y="task", meta={"y": tasks}, barmode="stack",
+        xaxis={"domain": [0, 0.56], "nticks": 3, "range": [0, 100], "automargin": True, "zeroline": False},
+        xaxis2={"domain": [0.7, 1], "nticks": 4, "title": {"text": "update<br>(%)", "standoff": 8}, "anchor": "y",
                 "range": _range(rows), "automargin": True, "zeroline": True},
         yaxis=downwards(names_axis(tasks, 14, every=1)), bargap=0.35,
     )  # fmt: skip

@@ -88,7 +88,7 @@ def mask_upset(
     rows = 26 * len(tasks)
     height = 250 + rows
     low = rows / (height - 60)
-    scope = layer if layer in set(result.table["layer"]) else "whole model"
+    scope = layer if (result.table["layer"] == layer).any() else "whole model"
     names = downwards(names_axis(tasks, 14, every=1))
     figure = frame(
         height, x=f"groups ({short(scope)}, λ = {threshold:.2f})", y="task", meta={"y": list(tasks)},
@@ -192,7 +192,7 @@ def _caption(result: Result, *, mask_threshold: float, layer: Name, order: str, 
     shown, none = _shown(groups, order), groups[groups["degree"] == 0][["share", "null"]].sum()
     if shown.empty:
         return f"At mask threshold {threshold:.2f} no weight is in a mask, nor would any be by chance."
-    what = f"{counted(result.provenance)}" + (f" of {layer}" if layer in set(result.table["layer"]) else "")
+    what = f"{counted(result.provenance)}" + (f" of {layer}" if (result.table["layer"] == layer).any() else "")
     row = top(shown, (shown["share"] - shown["null"]).abs())
     first = row["members"][:3] if row["degree"] > 3 else row["members"][:-1]
     last = f"{row['degree'] - 3} more" if row["degree"] > 3 else row["members"][-1]

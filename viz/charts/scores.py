@@ -158,7 +158,7 @@ def _merged(figure: go.Figure, merged: pd.DataFrame, tasks: tuple[str, ...], col
         if np.isfinite(row["of_expert"]):
             _right(figure, percent(row["of_expert"], 0), place)
     if len(merged) and merged["of_expert"].notna().any():
-        _right(figure, "of expert", -0.75, 11)
+        _right(figure, "of<br>expert", -0.8, 11)
 
 
 def _right(figure: go.Figure, text: str, y: float, size: int = 13) -> None:

@@ -131,6 +131,8 @@ def _scales(figure: go.Figure, scales: dict[str, _Scale]) -> None:
                 ("right" if x == 0 else "left") if outside else "left" if x < 0.2 else "right" if x > 0.8 else "center"
             )
             shift = {"xshift": -8 if x == 0 else 8} if outside else {"yshift": 11}
+            if anchor == "center" and number:  # the one value of every setting: beside the lines that run through it
+                anchor, shift = "left", {"xshift": 9, "yshift": 9}
             at = {"x": x, "y": place, "xanchor": anchor, "yanchor": "middle", **shift}
             figure.add_annotation(text=text, showarrow=False, font={"size": 9 if number else 10}, **at)
 

@@ -62,7 +62,7 @@ def sign_conflict_pairs(result: Result, *, pair: Pair = None, task: Name = None)
         z=excess, zmin=-limit, zmid=0, zmax=limit, colorscale=DIVERGING, xgap=1, ygap=1, hovertext=hover,
         hoverinfo="text", customdata=pair_picks(tasks), text=texts if len(tasks) <= 10 else None,
         texttemplate="%{text}" if len(tasks) <= 10 else None,
-        colorbar=colour_bar(f"{title}<br>colour: ← below · above chance →"),
+        colorbar=colour_bar(f"{title}<br>← below · above chance →"),
     )  # fmt: skip
     outline_square(figure, tasks, pair, task)
     return figure

@@ -128,11 +128,29 @@ def watcher(place: InterferencePlace, slot_of: SlotOf) -> Callable[[gr.Request],
     return watched
 
 
-def _setter(place: InterferencePlace, slot_of: SlotOf, name: str, changed: tuple[str, ...]) -> Callable[..., list[Any]]:
-    def set_and_draw(value: Any, request: gr.Request) -> list[Any]:
+def _setter(
+    place: InterferencePlace, slot_of: SlotOf, name: str, changed: tuple[str, ...]
+) -> Callable[..., Iterator[list[Any]]]:
+    """A callback that keeps a control's value and draws what follows from it, one figure after the other.
+
+    So the figure beside the control answers first, and a newer value need not wait until all figures of this one are
+    drawn.
+    """
+    drawn = [(topic, figure) for topic in changed for figure in TOPICS[topic]]
+
+    def set_and_draw(value: Any, request: gr.Request) -> Iterator[list[Any]]:
         slot = slot_of(request)
-        place.view(slot).working.go_on()
-        setattr(place.view(slot), name, tuple(value) if isinstance(value, list) else value)
-        return [drawn for topic in changed for drawn in place.topic(slot, topic)]
+        view = place.view(slot)
+        view.working.go_on()
+        wanted = tuple(value) if isinstance(value, list) else value
+        setattr(view, name, wanted)
+        ready = [index for index, (topic, _) in enumerate(drawn) if topic in view.opened]
+        for index in ready:
+            if getattr(view, name) == wanted:
+                updates = [gr.skip()] * len(drawn)
+                updates[index] = place.figure(slot, drawn[index][1])
+                yield updates
+        if not ready:
+            yield [gr.skip()] * len(drawn)
 
     return set_and_draw

@@ -14,9 +14,11 @@ from explorer.recipe import Recipe
 from explorer.session import change
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
+from viz.panels.answers import AnswersPlace
 from viz.panels.export import ExportPlace
 from viz.panels.history import HistoryPlace
 from viz.panels.merge import MergePlace
+from viz.panels.prompting import PromptPlace
 from viz.panels.sweep import SweepPlace
 from viz.panels.topbar import TopBar
 from viz.panels.why import WhyPlace
@@ -28,7 +30,7 @@ SlotOf = Callable[[gr.Request], Slot]
 class LiveEvents:
     """The live parts of the place Merge and the callbacks of its controls.
 
-    `outputs` are the scores, undo and redo, the recipe, what rounding leaves, and the explanation.
+    `outputs` are the scores, undo and redo, the recipe's texts, plan and rounding of the export, and the explanation.
     """
 
     bench: Workbench
@@ -38,6 +40,8 @@ class LiveEvents:
     why: WhyPlace
     history: HistoryPlace
     sweep: SweepPlace
+    answers: AnswersPlace
+    asking: PromptPlace
     slot_of: SlotOf
     live: Mapping[str, Any]
 
@@ -45,7 +49,7 @@ class LiveEvents:
     def outputs(self) -> list[Any]:
         """What `updates` gives values for."""
         steps = [self.bar.undo, self.bar.redo]
-        return [*self.merge.outputs, *steps, self.export.recipe, self.export.rounding, *self.why.outputs]
+        return [*self.merge.outputs, *steps, *self.export.outputs, *self.why.outputs]
 
     def connect(self) -> None:
         """Bind the controls of the place Merge."""
@@ -62,8 +66,10 @@ class LiveEvents:
             self.follow(event.then(self.rescore_kept, None, self.outputs, **live))
         export.connect(self.slot_of, live)
         self.why.connect(self.slot_of, live)
+        self.answers.connect(self.slot_of, live)
+        self.asking.connect(self.slot_of, live)
 
-    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab) -> None:
+    def connect_tabs(self, why: gr.Tab, history: gr.Tab, sweep: gr.Tab, answers: gr.Tab, ask: gr.Tab) -> None:
         """What lies behind another tab is drawn once it is opened, and not before."""
 
         def turned(shown: bool) -> Callable[[gr.Request], list[Any]]:
@@ -75,9 +81,17 @@ class LiveEvents:
         def looked_at(request: gr.Request) -> Iterator[list[Any]]:
             yield from self.history.open(self.slot_of(request))
 
-        for tab in (why, history, sweep):
+        def answered(request: gr.Request) -> list[Any]:
+            return self.answers.open(self.slot_of(request))
+
+        def writers(request: gr.Request) -> list[Any]:
+            return self.asking.show(self.slot_of(request))
+
+        for tab in (why, history, sweep, answers, ask):
             tab.select(turned(tab is why), None, self.why.outputs, **self.live)
         history.select(looked_at, None, self.history.outputs, **self.live)
+        answers.select(answered, None, self.answers.outputs, **self.live)
+        ask.select(writers, None, self.asking.outputs, **self.live)
 
     def follow(self, event: Any) -> None:
         """After an event that scored a setting: the history and the cursor of the sweep."""
@@ -86,7 +100,16 @@ class LiveEvents:
             return self.sweep.follow(self.slot_of(request))
 
         self.history.after(event)
+
+        def answers(request: gr.Request) -> Iterator[list[Any]]:
+            yield from self.answers.follow(self.slot_of(request))
+
+        def written_before(request: gr.Request) -> list[Any]:
+            return self.asking.after_move(self.slot_of(request))
+
         event.then(cursor, None, self.sweep.panel, **self.live)
+        event.then(answers, None, self.answers.outputs, **self.live)
+        event.then(written_before, None, self.asking.outputs, **self.live)
 
     # Callbacks. The first arguments come from the page; `request` says which tab it is.
 
@@ -154,6 +177,8 @@ class LiveEvents:
             yield [gr.skip()] * len(self.outputs)
             return
         yield self._all(slot, why=told)
+        if keep:  # while a control moves, nothing that goes out changes
+            self.export.look(slot)
         for values, update in self.merge.scored(slot, recipe, token, keep=keep, merge_seconds=seconds):
             yield self._all(slot, merge=values, why=self.why.scored(slot, update) if update else None)
         yield self._all(slot, rounding=self.export.left(slot))
@@ -170,5 +195,5 @@ class LiveEvents:
         self, slot: Slot, merge: list[Any] | None = None, why: list[Any] | None = None, rounding: Any = ""
     ) -> list[Any]:
         """The updates of `outputs`; what is not given stays."""
-        shown = [*self.bar.history(slot), slot.session.recipe.to_yaml(), rounding]
+        shown = [*self.bar.history(slot), *self.export.shown(slot, rounding)]
         return [*(merge or [gr.skip()] * 4), *shown, *(why or [gr.skip()] * len(self.why.outputs))]

@@ -15,6 +15,7 @@ from explorer.recipe import Recipe, TaskEntry, model_name
 from explorer.session import with_models
 from explorer.workbench import Slot, Workbench
 from viz.panels import words
+from viz.panels.data import DataPlace
 from viz.parts import PlotlyPanel
 from viz.style import bytes_text, count
 
@@ -45,6 +46,7 @@ class ModelsPlace:
                 self.table = gr.HTML(padding=False)
             with gr.Column(scale=2, min_width=320):
                 self.first_look = PlotlyPanel({"empty": "Comparing the task vectors …"}, elem_id="first-look")
+        self.data = DataPlace(bench)
         with gr.Accordion("Open other models", open=False, elem_id="open-models"):
             self._form()
 
@@ -63,6 +65,7 @@ class ModelsPlace:
                 allow_custom_value=True, min_width=280,
             )  # fmt: skip
         self.policy = gr.Radio(POLICIES, value="refuse", label="Tensors that cannot be merged")
+        self.chosen_by_code = [self.base, self.tasks, self.policy]
         self.download = gr.Checkbox(
             False, label="Allow downloads from the Hugging Face hub", visible=self.bench.hub, elem_id="allow-hub",
             info="Type org/name or org/name@revision above; only safetensors are fetched.",
@@ -88,6 +91,11 @@ class ModelsPlace:
     def choices(self) -> list[tuple[str, str]]:
         """Every checkpoint beneath the allowed folders, as (label, path)."""
         return [(_shown(p), str(p)) for p in self.bench.available()]
+
+    def selection(self, recipe: Recipe) -> list[dict[str, Any]]:
+        """The form's base, fine-tunes and policy for a recipe that was set elsewhere."""
+        chosen = (recipe.base, [t.checkpoint for t in recipe.tasks], recipe.policy)
+        return [gr.update(value=value) for value in chosen]
 
     def show(self, recipe: Recipe) -> tuple[str, str]:
         """The status line and the table for the open models."""
@@ -131,7 +139,7 @@ class ModelsPlace:
             entry = old.get(path) or TaskEntry(_free_name(path, entries), path)
             entries[entry.name] = entry
         plain = {**recipe.to_dict(), "base": base, "policy": policy}
-        plain["tasks"] = {n: {"checkpoint": e.checkpoint, **e.parameters} for n, e in entries.items()}
+        plain["tasks"] = {n: e.to_dict() for n, e in entries.items()}
         return Recipe.from_dict(plain, source="models")
 
     def receive(self, slot: Slot, files: list[str] | None) -> tuple[str, dict[str, Any]]:

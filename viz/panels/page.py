@@ -10,12 +10,14 @@ from typing import Any
 
 import gradio as gr
 
+from explorer.data.bringing import for_others
 from explorer.errors import ExplorerError
 from explorer.recipe import Recipe
 from explorer.session import change, from_link, redo, undo, with_models
 from explorer.workbench import Slot, Workbench
 from viz.overview_cards import CSS as OVERVIEW_CSS
 from viz.panels import words
+from viz.panels.answers import AnswersPlace
 from viz.panels.export import ExportPlace
 from viz.panels.history import HistoryPlace
 from viz.panels.interference import InterferencePlace
@@ -23,16 +25,18 @@ from viz.panels.interference_events import watcher
 from viz.panels.live_events import LiveEvents
 from viz.panels.merge import MergePlace
 from viz.panels.models import ModelsPlace
+from viz.panels.prompting import CSS as PROMPT_CSS
+from viz.panels.prompting import PromptPlace
 from viz.panels.settings import turn_of
 from viz.panels.sweep import SweepPlace
-from viz.panels.topbar import COPY_JS, EXPORT_JS, TopBar
+from viz.panels.topbar import COPY_JS, EXPORT_JS, IMPORT_JS, TopBar
 from viz.panels.topics import TAB_OF
 from viz.panels.views import PLACES
 from viz.panels.why import CSS as WHY_CSS
 from viz.panels.why import WhyPlace
 from viz.parts import HistoryKeeper
 
-CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS, WHY_CSS)
+CSS = (Path(__file__).with_name("page.css"), OVERVIEW_CSS, WHY_CSS, PROMPT_CSS)
 SCRIPT = Path(__file__).with_name("page.js").read_text("utf-8").replace("TOPICS", json.dumps(TAB_OF), 1)
 LIVE: dict[str, Any] = {
     "trigger_mode": "multiple",
@@ -60,15 +64,19 @@ def build(bench: Workbench) -> gr.Blocks:
                         history = HistoryPlace(bench, keeper)
                     with gr.Tab("Sweep", id="sweep") as sweep_tab:
                         sweep = SweepPlace(bench)
+                    with gr.Tab("Answers", id="answers") as answers_tab:
+                        answers = AnswersPlace(bench)
+                    with gr.Tab("Ask", id="ask") as ask_tab:
+                        asking = PromptPlace(bench)
                 export = ExportPlace(bench)
 
         def slot_of(request: gr.Request) -> Slot:
             return bench.slot(str(request.session_hash))
 
         tabs = dict(zip(PLACES, (models_tab, interference_tab, merge_tab), strict=True))
-        events = LiveEvents(bench, bar, merge, export, why, history, sweep, slot_of, LIVE)
+        events = LiveEvents(bench, bar, merge, export, why, history, sweep, answers, asking, slot_of, LIVE)
         _Wiring(bench, models, interference, events).connect(page, places, tabs)
-        events.connect_tabs(why_tab, history_tab, sweep_tab)
+        events.connect_tabs(why_tab, history_tab, sweep_tab, answers_tab, ask_tab)
     return page
 
 
@@ -88,7 +96,9 @@ class _Wiring:
         self.bench, self.models, self.interference, self.events = bench, models, interference, events
         self.bar, self.merge, self.sweep = events.bar, events.merge, events.sweep
         set_by_code = [*self.merge.settings, self.merge.about, self.merge.add_ons, *self.sweep.chosen_by_code]
-        self.shown = [self.bar.facts, models.status, models.table, *interference.chosen_by_code, *set_by_code]
+        self.shown = [self.bar.facts, models.status, models.table, *models.data.shown]
+        self.shown += [*interference.chosen_by_code, *set_by_code]
+        self.shown += [*events.export.set_by_code, self.bar.undo, self.bar.redo, *models.chosen_by_code]
         self.slot = events.slot_of
 
     def connect(self, page: gr.Blocks, places: gr.Tabs, tabs: Mapping[str, gr.Tab]) -> None:
@@ -108,6 +118,7 @@ class _Wiring:
         self._after(opened)
         self.models.upload.upload(self.receive, self.models.upload, [self.models.form_note, self.models.tasks], **LIVE)
         self.models.refresh.click(self.look_again, None, [self.models.base, self.models.tasks], **LIVE)
+        self.models.data.connect(self.slot, LIVE, self.shown, lambda slot: self._show(slot, None), self._after)
         self.interference.connect(self.slot, LIVE)
         self.events.connect()
         for button, step in ((self.bar.undo, undo), (self.bar.redo, redo)):
@@ -115,6 +126,7 @@ class _Wiring:
         copied = self.bar.copy.click(self.link, None, self.bar.link, **LIVE)
         copied.then(None, self.bar.link, None, js=COPY_JS)
         self.bar.export.click(None, None, None, js=EXPORT_JS)
+        self.bar.bring.click(None, None, None, js=IMPORT_JS)
         page.unload(self.leave)
 
     def _after(self, event: Any) -> None:
@@ -138,6 +150,8 @@ class _Wiring:
         self.events.history.connect(self.slot, LIVE, restored)
         for event in self.sweep.connect(self.slot, LIVE, self.take, shown):
             self._after(event)
+        for event in self.events.export.incoming.connect(self.slot, LIVE, lambda s: self._show(s, None), self.shown):
+            self._after(event)
 
     # Callbacks. The first argument after self comes from the page; `request` says which tab it is.
 
@@ -149,6 +163,7 @@ class _Wiring:
         if text:
             try:
                 recipe, plain = from_link(text)
+                recipe = for_others(self.bench, recipe, slot)
                 self.bench.models(recipe)
                 slot.session = with_models(slot.session, recipe)
                 slot.session = replace(slot.session, past=(), future=())
@@ -169,7 +184,9 @@ class _Wiring:
         status, table = self.models.show(recipe)
         choices = self.interference.choices(slot)
         controls = [*self.merge.show(recipe, mixer), *self.sweep.show(slot)]
-        return [self.bar.describe(recipe), status, table, *choices, *controls]
+        chosen = [*self.bar.history(slot), *self.models.selection(recipe)]
+        about = [self.bar.describe(recipe), status, table, *self.models.data.show(slot)]
+        return [*about, *choices, *controls, *self.events.export.show(slot), *chosen]
 
     def show_again(self, mixer: Any, request: gr.Request) -> list[Any]:
         """The controls for the session's recipe, which was set elsewhere."""
@@ -235,4 +252,5 @@ class _Wiring:
     def leave(self, request: gr.Request) -> None:
         """The tab was closed."""
         self.interference.leave(self.slot(request))
+        self.events.asking.leave(self.slot(request))
         self.bench.close(str(request.session_hash))

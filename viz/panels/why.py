@@ -33,6 +33,7 @@ SHOWN = (
     ("dropped", "dropped"),
 )
 _WAITING = "Measured as soon as the first merge is made."
+_NO_ANSWERS = '<p class="explorer-strip-note">Shown once every example of the setting is scored.</p>'
 
 
 @dataclass
@@ -74,7 +75,7 @@ class WhyPlace:
             "A handful shows what kind of thing goes wrong, not how often: the scores say that.",
             elem_id="examples",
         )
-        self.strip = gr.HTML(padding=False, elem_id="why-strip")
+        self.strip = gr.HTML(_NO_ANSWERS, padding=False, elem_id="why-strip")
         with gr.Row(elem_id="why-pages"):
             self.back = gr.Button("Earlier examples", size="sm", elem_id="strip-back")
             self.more = gr.Button("Other examples", size="sm", elem_id="strip-more")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor, nn
 
-from explorer.errors import CheckpointError, DataError, sentence
-from explorer.evaluation._api import Example, Row, task_kind
+from explorer.errors import DataError, sentence
+from explorer.evaluation._api import LABEL, Example, Row, task_kind
+from explorer.evaluation._texts import TEXT, padded, pooled, text_problem, token_vectors
 from explorer.params import Choice, Range
 
 
-@task_kind(title="Text classification", needs=("tokenizer", "head"))
+@task_kind(title="Text classification", needs=("tokenizer", "head"), fields=(TEXT, LABEL))
 def text_classification(
     module: nn.Module,
     batch: Mapping[str, Tensor],
@@ -30,32 +30,11 @@ def text_classification(
     Raises DataError when the head has another width than the module, CheckpointError when the tokenizer gives
     tokens or lengths that the module does not have.
     """
-    _require_fits(module, batch["input_ids"])
-    hidden = module(**batch).last_hidden_state
+    hidden = token_vectors(module, batch, "text_classification")
     if hidden.shape[-1] != head.shape[1]:
         must, got = f"the head must have one column per hidden unit ({hidden.shape[-1]})", f"{head.shape[1]} columns"
         raise DataError(sentence("text_classification", must, got, "Use the head that was made for this base."))
-    if pooling == "cls":
-        pooled = hidden[:, 0]
-    else:
-        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-    return logit_scale * nn.functional.normalize(pooled, dim=-1) @ head.T
-
-
-def _require_fits(module: nn.Module, input_ids: Tensor) -> None:
-    """Refuse tokens without an embedding and texts longer than the positions, before torch fails without words."""
-    config = getattr(module, "config", None)
-    advice = "Take the tokenizer of the same base."
-    vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary is not None and int(input_ids.max()) >= vocabulary:
-        must = f"the tokenizer's ids must be below the module's vocabulary of {vocabulary}"
-        raise CheckpointError(sentence("text_classification", must, int(input_ids.max()), advice))
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions > 0 and input_ids.shape[1] > positions:
-        must = f"max_length must not pass the module's {positions} positions"
-        got = f"a text of {input_ids.shape[1]} tokens"
-        raise DataError(sentence("text_classification", must, got, f"Set max_length to {positions} in task.json."))
+    return logit_scale * pooled(hidden, batch["attention_mask"], pooling) @ head.T
 
 
 @text_classification.prepare
@@ -73,19 +52,9 @@ def _(rows: Sequence[Row], tokenizer: Any, parameters: Mapping[str, Any]) -> lis
 
 @text_classification.collate
 def _(examples: Sequence[Example], tokenizer: Any) -> dict[str, Tensor]:
-    width = max(1, *(e.size for e in examples)) if examples else 1
-    pad = getattr(tokenizer, "pad_token_id", None) or 0
-    input_ids = torch.full((len(examples), width), pad, dtype=torch.long)
-    attention_mask = torch.zeros_like(input_ids)
-    for row, example in enumerate(examples):
-        input_ids[row, : example.size] = torch.tensor(example.values, dtype=torch.long)
-        attention_mask[row, : example.size] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask}
+    return padded([(e.values, ()) for e in examples], tokenizer)
 
 
 @text_classification.problem
 def _(row: Row) -> str | None:
-    text = row.get("text")
-    if not isinstance(text, str):
-        return f"text must be a string; got {'nothing' if text is None else type(text).__name__}"
-    return None if text.strip() else "text must not be empty; got only white space"
+    return text_problem(row, "text")

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "0" if "--hub" in sys.argv else "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from explorer.errors import InputError, all_problems, sentence
-from explorer.samples import FOLDER, sample_recipe
+from explorer.samples import PACKS, sample_recipe
 
 LOCAL = ("127.0.0.1", "localhost")
 TEMP = os.environ.get("GRADIO_TEMP_DIR")
@@ -27,6 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--host", default=HOST, help="address to listen on; others need --auth")
     parser.add_argument("--port", type=int, default=7860, help="port; the next free one when it is taken")
+    parser.add_argument("--samples", choices=list(PACKS), default="text", help="sample models that the page opens on")
     parser.add_argument("--models", type=Path, action="append", default=[], help="another folder of checkpoints")
     parser.add_argument("--tasks", type=Path, action="append", default=[], help="another folder of evaluation tasks")
     parser.add_argument("--hub", action="store_true", help="offer downloads from the Hugging Face hub")
@@ -77,10 +78,11 @@ def launch(arguments: argparse.Namespace, *, block: bool = True) -> object:
     from explorer.workbench import Workbench
     from viz.panels.page import CSS, SCRIPT, build, theme
 
+    samples = PACKS[arguments.samples]
     bench = Workbench(
-        sample_recipe(),
-        roots=[FOLDER, *arguments.models],
-        tasks_folders=[*arguments.tasks, FOLDER / "tasks"],
+        sample_recipe(samples),
+        roots=[samples, *arguments.models],
+        tasks_folders=[*arguments.tasks, samples / "tasks"],
         exports=arguments.exports,
         device=arguments.device,
         budget_bytes=int(arguments.budget * (1 << 30)),

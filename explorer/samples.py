@@ -8,6 +8,8 @@ from explorer.errors import InputError, sentence
 from explorer.recipe import Recipe, TaskEntry
 
 FOLDER = Path(__file__).resolve().parents[1] / "sample_checkpoints"
+PACKS = {"text": FOLDER, "vision": FOLDER / "vision"}
+"""Sample models that the page can open on; the first one is the default."""
 
 
 def sample_recipe(folder: Path = FOLDER, *, method: str = "task_arithmetic") -> Recipe:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import App, Watch, go, headline, numbers, recipe, running_app, slider, until
+from driving import App, go, headline, numbers, recipe, running_app, slider, until
 from playwright.sync_api import Browser, Page, expect
+from tabs import Watch
 
 from explorer.library import evaluate_model
 

@@ -228,7 +228,9 @@ def test_heads_of_other_sizes_keep_the_bases_and_the_trunk_merges(tmp_path: Path
     wide.bert.load_state_dict(made["a"].bert.state_dict())  # type: ignore[union-attr, operator]
     wide.save_pretrained(tmp_path / "a")
     export = explorer.run_recipe(recipe_of(tmp_path, policy=policy), tmp_path / "out")
-    assert "classifier.* are layers on top" in (export.path / "README.md").read_text("utf-8"), "the card says what is not merged"
+    assert "classifier.* are layers on top" in (export.path / "README.md").read_text("utf-8"), (
+        "the card says what is not merged"
+    )
     merged, base = load_file(export.path / "model.safetensors"), load_file(tmp_path / "base" / "model.safetensors")
     assert torch.equal(merged["classifier.weight"], base["classifier.weight"])
     name = "bert.encoder.layer.0.output.dense.weight"

@@ -30,7 +30,7 @@ INTRO = (
 )
 PINNED = "setting A"
 NOTHING = "Nothing is scored yet. Scores come in above; then open this again or move a control."
-MOST = 100
+MOST = 25
 _SHORT = 300
 
 
@@ -65,9 +65,9 @@ class AnswersPlace:
             self.search = gr.Textbox(
                 label="Search", placeholder="words of text or answer", min_width=180, max_length=200
             )
+        self.figure = PlotlyPanel(empty(NOTHING), elem_id="calibration")
         self.table = gr.HTML(padding=False, elem_id="answers-table")
         self.download = gr.DownloadButton("CSV of all changed answers", visible=False, size="sm", elem_id="answers-csv")
-        self.figure = PlotlyPanel(empty(NOTHING), elem_id="calibration")
         self.outputs = [self.churn, self.task, self.table, self.download, self.figure]
 
     def connect(self, slot_of: SlotOf, live: Mapping[str, Any]) -> None:

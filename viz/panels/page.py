@@ -98,7 +98,13 @@ class _Wiring:
         set_by_code = [*self.merge.settings, self.merge.about, self.merge.add_ons, *self.sweep.chosen_by_code]
         self.shown = [self.bar.facts, models.status, models.table, *models.data.shown]
         self.shown += [*interference.chosen_by_code, *set_by_code]
-        self.shown += [*events.export.set_by_code, self.bar.undo, self.bar.redo, *models.chosen_by_code]
+        self.shown += [
+            *events.export.set_by_code,
+            self.bar.undo,
+            self.bar.redo,
+            self.merge.scores,
+            *models.chosen_by_code,
+        ]
         self.slot = events.slot_of
 
     def connect(self, page: gr.Blocks, places: gr.Tabs, tabs: Mapping[str, gr.Tab]) -> None:
@@ -171,7 +177,11 @@ class _Wiring:
                 place = gr.update(selected=self.interference.view(slot).place)
             except ExplorerError as error:
                 note = words.note(f"The link could not be opened, so the samples are shown. {error}", kind="problem")
-        return [note, place, *self._show(slot, None)]
+        shown = self._show(slot, None)
+        if not text:  # the form says it already, and somebody quick may have begun to choose
+            own = len(self.models.chosen_by_code)
+            shown[-own:] = [gr.skip()] * own
+        return [note, place, *shown]
 
     def _opening(self, name: str) -> Callable[[gr.Request], None]:
         def opened(request: gr.Request) -> None:
@@ -184,7 +194,8 @@ class _Wiring:
         status, table = self.models.show(recipe)
         choices = self.interference.choices(slot)
         controls = [*self.merge.show(recipe, mixer), *self.sweep.show(slot)]
-        chosen = [*self.bar.history(slot), *self.models.selection(recipe)]
+        # What is shown as scores is of the recipe before until the new one's come in.
+        chosen = [*self.bar.history(slot), {"stale": True}, *self.models.selection(recipe)]
         about = [self.bar.describe(recipe), status, table, *self.models.data.show(slot)]
         return [*about, *choices, *controls, *self.events.export.show(slot), *chosen]
 

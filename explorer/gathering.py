@@ -16,7 +16,7 @@ from explorer.checkpoints.staging import Staging
 from explorer.compute.device import pick_device
 from explorer.compute.source import GIVEN_KINDS
 from explorer.errors import DataError, InputError, all_problems, near, sentence
-from explorer.evaluation import KINDS, EvaluationTask, find_tasks, load_module, load_task, load_tool
+from explorer.evaluation import KINDS, EvaluationTask, Loaded, find_tasks, load_task, load_tool, with_head_of
 from explorer.evaluation.measures import Measures, single_examples
 from explorer.executor import CancelToken, Progress, ProgressCallback
 from explorer.opening import OpenModels, companions_folder, open_models
@@ -79,7 +79,7 @@ def gather(
         raise InputError(sentence("gather", "examples must be at least 1", examples, "Use 256."))
     bare = replace(recipe, tasks=tuple(replace(t, statistics=None) for t in recipe.tasks))
     models = open_models(bare)
-    chosen = _evaluation_tasks(recipe.task_names, tasks_folder, split)
+    chosen = _evaluation_tasks(recipe.task_names, tasks_folder, split, kinds)
     plan = _Plan(models, chosen, tuple(kinds), examples, labels, seed, pick_device(device).torch)
     names = {t.name: f"{t.name}{SUFFIX}" for t in recipe.tasks}
     entries = tuple(replace(t, statistics=str(out_dir / names[t.name])) for t in recipe.tasks)
@@ -96,7 +96,7 @@ def gather(
     return Gathered(out_dir, files, out_dir / "recipe.yaml", time.perf_counter() - started)
 
 
-def _evaluation_tasks(names: Sequence[str], folder: Path, split: str) -> list[EvaluationTask]:
+def _evaluation_tasks(names: Sequence[str], folder: Path, split: str, kinds: Sequence[str]) -> list[EvaluationTask]:
     """The split of the evaluation task of each name. Raises DataError with every problem at once."""
     known = find_tasks(folder)
     found, problems = [], []
@@ -109,6 +109,11 @@ def _evaluation_tasks(names: Sequence[str], folder: Path, split: str) -> list[Ev
             found.append(load_task(known[name], split=split))
         except DataError as error:
             problems.append(str(error))
+            continue
+        kind = KINDS.get(found[-1].kind)
+        if "fisher" in kinds and not kind.chooses:
+            must, advice = "Fisher values need a task whose answers are choices with scores", "Gather gram alone."
+            problems.append(sentence(name, must, kind.title.lower(), advice))
     if problems:
         raise DataError(all_problems("gather", problems))
     return found
@@ -153,7 +158,8 @@ def _measured(plan: _Plan, checkpoint: Checkpoint, task: EvaluationTask, meter: 
     # A fine-tune given as one file has no config of its own; it has the base's, or it could not be merged.
     whole = checkpoint if checkpoint.config else replace(checkpoint, config=plan.models.base.config)
     tool = load_tool(KINDS.get(task.kind), companions_folder(plan.models.base))
-    module = load_module(whole, device=plan.device)
+    task = with_head_of(whole, task)
+    module = Loaded(whole, device=plan.device)(task)
     found = Measures(module, task, plan.models.names, plan.kinds, plan.labels, plan.seed, plan.device)
     for batch in single_examples(task, tool, plan.examples, plan.seed):
         found.add(batch)

@@ -152,6 +152,11 @@ class TaskKind:
         """Whether rows carry labels, which task.json names."""
         return any(f.type in ("label", "labels") for f in self.fields)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether outputs are scores of choices, of which the highest is the answer."""
+        return "predict" not in self._hooks
+
     def metric_of(self, parameters: Parameters) -> TaskMetric:
         """The metric under these parameters; a task hands its own over with its labels among them, as "labels"."""
         return self.metric if isinstance(self.metric, TaskMetric) else self.metric(parameters)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from explorer.evaluation.measures import Measures, single_examples
 from explorer.executor import CancelToken, Progress
 from explorer.gathering import gather
 from explorer.opening import open_models
-from explorer.recipe import Recipe
+from explorer.recipe import Recipe, TaskEntry
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
 SCALE = 0.5
@@ -180,3 +182,19 @@ def test_cancelling_leaves_nothing_and_a_taken_folder_stays(zoo: Path, tmp_path:
     with pytest.raises(OutputError, match="must be a new or empty folder"):
         gather(recipe_of(zoo), tmp_path / "out", **options)  # type: ignore[arg-type]
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_fisher_values_need_answers_that_are_choices(tmp_path: Path) -> None:
+    from kind_examples import examples
+
+    made = examples()["perplexity"](tmp_path / "made")
+    task = tmp_path / "tasks" / "texts"
+    shutil.copytree(made.task, task)
+    declared = json.loads((task / "task.json").read_text("utf-8"))
+    splits = {**declared["splits"], "tune": declared["splits"]["test"]}
+    (task / "task.json").write_text(json.dumps({**declared, "name": "texts", "splits": splits}), encoding="utf-8")
+    recipe = Recipe(str(made.model), (TaskEntry("texts", str(made.model)),))
+    with pytest.raises(DataError, match="Fisher values need a task whose answers are choices"):
+        gather(recipe, tmp_path / "out", tasks_folder=tmp_path / "tasks", kinds=("fisher",))
+    found = gather(recipe, tmp_path / "out", tasks_folder=tmp_path / "tasks", kinds=("gram",))
+    assert all(key.startswith("gram/") for key in load_file(found.files[0]))

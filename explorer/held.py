@@ -24,7 +24,7 @@ def held_of(bench: Workbench, recipe: Recipe, evaluator: Evaluator | None = None
     be opened.
     """
     evaluator, key = evaluator or bench.evaluator(recipe), scores_key(recipe, bench.models(recipe))
-    return {t: score for t in evaluator.tasks if (score := _held(evaluator, key, bench.store, t)) is not None}
+    return {t: score for t in evaluator.tasks if (score := held_score(evaluator, key, bench.store, t)) is not None}
 
 
 def held_models(bench: Workbench, recipe: Recipe) -> dict[str, Scores]:
@@ -37,13 +37,14 @@ def held_models(bench: Workbench, recipe: Recipe) -> dict[str, Scores]:
     found: dict[str, Scores] = {"merged": held_of(bench, recipe), "expert": {}, "base": {}}
     for task in evaluator.tasks:
         for model, key in (("expert", checkpoint_key(expert_of(models, task))), ("base", base)):
-            score = _held(evaluator, key, bench.store, task)
+            score = held_score(evaluator, key, bench.store, task)
             if score is not None:
                 found[model][task] = score
     return found
 
 
-def _held(evaluator: Evaluator, key: str, store: Store, task: str) -> TaskScore | None:
+def held_score(evaluator: Evaluator, key: str, store: Store, task: str) -> TaskScore | None:
+    """The answers to one task that are held under a key, as far as they go; runs no model."""
     score = None
 
     def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
 
-from explorer.errors import Cancelled
 from explorer.evaluation import KINDS, EvaluationTask, Evaluator, TaskScore
 from explorer.evaluation.pictures import picture_name
+from explorer.held import held_score
 from explorer.opening import OpenModels, expert_of
 from explorer.recipe import Recipe
 from explorer.results import Result, count, number, text
@@ -96,7 +95,7 @@ def _known(
 ) -> dict[str, TaskScore]:
     """What each model is known to answer to a task's examples."""
     keys = {"base": checkpoint_key(models.base), "expert": checkpoint_key(expert_of(models, task)), **settings}
-    found = {name: _held(evaluator, task, key, store) for name, key in keys.items()}
+    found = {name: held_score(evaluator, key, store, task) for name, key in keys.items()}
     return {name: score for name, score in found.items() if score is not None}
 
 
@@ -105,21 +104,6 @@ def _alike(one: Recipe, other: Recipe) -> bool:
     models = [[(t.name, t.checkpoint, t.statistics) for t in r.tasks] for r in (one, other)]
     where = [(r.base, r.policy, r.include, r.exclude) for r in (one, other)]
     return models[0] == models[1] and where[0] == where[1]
-
-
-def _held(evaluator: Evaluator, task: str, key: str, store: Store) -> TaskScore | None:
-    """The answers to a task that are held under a key, as far as they go."""
-    score: TaskScore | None = None
-
-    def refuse(_task: EvaluationTask) -> nn.Module:  # asked for only when a block is not held
-        raise Cancelled("strip: not scored yet.")
-
-    try:
-        for partial in evaluator.run(refuse, key=key, store=store, tasks=[task]):
-            score = partial.scores[task]
-    except Cancelled:
-        pass
-    return score
 
 
 def _row(task: EvaluationTask, index: int, known: dict[str, TaskScore]) -> dict[str, object]:
